@@ -1,0 +1,93 @@
+"""Settings, read once. ``DIR/undercroft.toml`` is optional; what it may say is exactly the fields of ``Settings``."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from undercroft.errors import InvalidInput
+from undercroft.names import NameSuffixes
+
+__all__ = ["Home", "Settings"]
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    suffixes: NameSuffixes = NameSuffixes()
+    public_range: str = "203.0.113.0/24"
+    """The addresses that stand for the public side in every VNet (DESIGN section 7; TEST-NET-3, RFC 5737)."""
+    vault_credentials_hours: int = 48
+    access_token_minutes: int = 60
+    grant_minutes: int = 60
+    account_limit_bytes: int = 4 * 2**40
+    """A protection account takes new containers up to this many stored bytes."""
+    record_ttl: int = 10
+    forward_dns_to: tuple[str, ...] = ()
+    """Upstream resolvers for names outside the deployment; none by default, so such names answer NXDOMAIN."""
+    login_reachable: bool = True
+    """Whether login and management answer on the public side of VNets (the article's access to Microsoft Entra ID)."""
+    public_fallback: bool = True
+    require_vault_identity: bool = False
+    reconcile_seconds: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder of one deployment (``--home DIR``), and where things are in it."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        """The control plane's SQLite database."""
+        return self.root / "state" / "state.db"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def keys(self) -> Path:
+        """The deployment CA, the token signing key and ``deployment.json``; mode 0700."""
+        return self.root / "keys"
+
+    @property
+    def run(self) -> Path:
+        """Sockets, pid files: gone after a clean stop."""
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def vms(self) -> Path:
+        return self.root / "vms"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run / "control.sock"
+
+    @property
+    def fabric_socket(self) -> Path:
+        return self.run / "fabric.sock"
+
+    @property
+    def connection_file(self) -> Path:
+        return self.root / "connection.json"
+
+    @property
+    def ca_bundle(self) -> Path:
+        return self.root / "keys" / "ca.pem"
+
+    def settings(self) -> Settings:
+        """What ``undercroft.toml`` says, over the defaults; an unknown or mistyped setting is an error naming it."""
+        path = self.root / "undercroft.toml"
+        if not path.exists():
+            return Settings()
+        try:
+            return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Settings, strict=True)
+        except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+            raise InvalidInput(f"{path}: {error}. Correct the file or remove it.", code="InvalidSettings") from error

@@ -1,0 +1,122 @@
+"""What the fabric is told to build, and what it can do. Frozen values and one Protocol; no Linux here.
+
+Vocabulary: a *network* is a VNet's namespace; a *host* is a VM: a namespace of its own on a routed veth; *addresses* are
+the /32s that the network itself answers for (private endpoints, and the public side). 168.63.129.16 and 169.254.169.254 and
+each subnet's gateway are always there and need no mention.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from typing import Protocol
+
+__all__ = [
+    "METADATA_ADDRESS",
+    "WIRE_ADDRESS",
+    "Capabilities",
+    "Drift",
+    "Execution",
+    "Fabric",
+    "HostSpecification",
+    "NetworkSpecification",
+    "Transport",
+]
+
+WIRE_ADDRESS = IPv4Address("168.63.129.16")
+METADATA_ADDRESS = IPv4Address("169.254.169.254")
+
+
+class Transport(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What this machine and driver can do. ``missing`` maps a capability's name to why, and what to change."""
+
+    driver: str
+    isolation: bool
+    overlapping_networks: bool
+    privileged_ports: bool
+    execute: bool
+    foreign_owners: bool
+    security_groups: bool
+    missing: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpecification:
+    id: str
+    """The VM's ARM key."""
+    name: str
+    address: IPv4Address
+    resolvers: tuple[IPv4Address, ...] = (WIRE_ADDRESS,)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpecification:
+    id: str
+    """The VNet's ARM key."""
+    prefixes: tuple[IPv4Network, ...]
+    subnets: tuple[IPv4Network, ...]
+    addresses: frozenset[IPv4Address] = frozenset()
+    public_addresses: frozenset[IPv4Address] = frozenset()
+    hosts: tuple[HostSpecification, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One thing that ``apply`` found different from the specification and mended. ``created`` on a first build."""
+
+    network: str
+    what: str
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A command to run in a host. The three descriptors become its standard streams and are closed by the fabric."""
+
+    host: str
+    arguments: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    directory: str
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class Fabric(Protocol):
+    """Builds networks. Every method may be repeated: it makes the world as said, whatever it was before.
+
+    The state of record is elsewhere; a fabric that starts anew is empty until told again. ``Unavailable`` means the fabric
+    process is gone (call again after it is back); ``CapabilityMissing`` that this driver cannot do it, and why;
+    ``LocalProblem`` that the kernel refused, naming the step.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def apply(self, network: NetworkSpecification) -> tuple[Drift, ...]:
+        """Make the network exactly so: also removes addresses and hosts that the specification lacks (the host's
+        processes are killed first). Returns what had to be changed."""
+
+    async def remove(self, network: str) -> None:
+        """End the network's hosts, then the network. Unknown is fine. Listening sockets handed out must be closed by
+        their holders, or the kernel keeps the namespace."""
+
+    async def networks(self) -> frozenset[str]:
+        """Ids of the networks that exist."""
+
+    async def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
+        """A non-blocking socket bound in the network (``None``: every address), listening if TCP. The caller owns it."""
+
+    async def execute(self, execution: Execution) -> int:
+        """Run to the end; the exit status, or 128 + n for a death by signal n. Cancelling kills the process group."""
+
+    async def close(self) -> None:
+        """Let go of the fabric; what it built stays (DESIGN section 4)."""

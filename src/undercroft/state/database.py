@@ -1,0 +1,80 @@
+"""The control plane's database: short transactions, one writer.
+
+``write`` runs a function in one transaction on the single writer thread (SQLite has one writer; on PostgreSQL the same order
+costs nothing at our rates); when it returns, the transaction is durable (``synchronous=FULL``). ``read`` runs in a reader
+thread on a snapshot. Functions take a SQLAlchemy ``Connection`` and return frozen values; nobody keeps the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+
+__all__ = ["Connection", "Database"]
+
+T = TypeVar("T")
+
+
+class Database:
+    """Open with ``Database.open``; close when done. Methods may be called from any task of one event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._writer = ThreadPoolExecutor(1, "state-writer")
+        self._readers = ThreadPoolExecutor(2, "state-reader")
+        self._listeners: list[Callable[[], None]] = []
+
+    @classmethod
+    def open(cls, path: Path) -> Database:
+        """The SQLite database at ``path``, made and migrated to the newest schema if need be."""
+        from undercroft.state.migrations import migrate
+
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        engine = sqlalchemy.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
+        event.listen(engine, "connect", _prepare)
+        event.listen(engine, "begin", _begin)
+        migrate(engine)
+        return cls(engine)
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """``write`` for callers without an event loop (start-up, command line, tests)."""
+        with self.engine.begin() as connection:
+            return work(connection)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in one transaction; it is durable when this returns, and undone whole if ``work`` raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self.transact, work)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            with self.engine.connect() as connection:
+                try:
+                    return work(connection)
+                finally:
+                    connection.rollback()
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+    def close(self) -> None:
+        self._writer.shutdown(wait=True)
+        self._readers.shutdown(wait=True)
+        self.engine.dispose()
+
+
+def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # we begin transactions ourselves (see _begin)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA busy_timeout=30000")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")

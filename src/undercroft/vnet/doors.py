@@ -1,0 +1,33 @@
+"""A door: how a connection came in. Found from the network and the local address that accepted it, never from the client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Door"]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """``endpoint`` None is the public side; then ``service`` says what the address serves there.
+
+    ``service`` is ``backup``, ``blob``, ``queue`` or (public only) ``login`` or ``management``.
+    """
+
+    network: str
+    service: str
+    endpoint: str | None = None
+    """Key of the private endpoint."""
+    vault_key: str | None = None
+    vault_id: int | None = None
+    fqdn: str | None = None
+    """The member this address answers for; None on the public side."""
+
+    @property
+    def public(self) -> bool:
+        return self.endpoint is None
+
+    @property
+    def path(self) -> str:
+        """What is recorded as the path of a call: ``public`` or ``private:{endpoint key}``."""
+        return "public" if self.endpoint is None else f"private:{self.endpoint}"
