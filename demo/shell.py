@@ -1,0 +1,97 @@
+"""Runs commands as a person would type them, shows them with what they answered, and keeps the time of each step."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Failed", "Ran", "Shell"]
+
+
+class Failed(Exception):
+    """A proof did not hold; the journey stops here."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def said(self) -> str:
+        return self.out + self.err
+
+
+@dataclass(frozen=True)
+class Step:
+    heading: str
+    seconds: float
+
+
+class Shell:
+    """``undercroft`` is the command of this checkout; the home goes in by environment, so that it need not be typed."""
+
+    def __init__(self, undercroft: Path, home: Path) -> None:
+        self.steps: list[Step] = []
+        self._undercroft = undercroft
+        self.environment = dict(os.environ, UNDERCROFT_HOME=str(home), PYTHONUNBUFFERED="1", COLUMNS="120")
+        self.environment["PATH"] = f"{undercroft.parent}:{self.environment.get('PATH', '/usr/bin:/bin')}"
+        self._colour = sys.stdout.isatty()
+
+    @contextmanager
+    def step(self, heading: str) -> Iterator[None]:
+        self.say(f"\n## {heading}", "1;36")
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.steps.append(Step(heading, time.monotonic() - start))
+
+    def run(
+        self, *words: str | Path, expect: int | Sequence[int] = 0, show: bool = True, inside: str | None = None
+    ) -> Ran:
+        """Run ``undercroft words…`` (``inside``: within that VM), show it, and insist on its exit status."""
+        command = [str(word) for word in words]
+        typed = (
+            f"undercroft vm exec {inside} -- {shlex.join(command)}" if inside else f"undercroft {shlex.join(command)}"
+        )
+        self.say(f"$ {typed}", "1")
+        real = [str(self._undercroft), *(["vm", "exec", inside, "--", *command] if inside else command)]
+        start = time.monotonic()
+        done = subprocess.run(
+            real, env=self.environment, capture_output=True, text=True, errors="replace", timeout=600, check=False
+        )
+        ran = Ran(done.returncode, done.stdout, done.stderr, time.monotonic() - start)
+        expected = (expect,) if isinstance(expect, int) else tuple(expect)
+        if ran.status not in expected:
+            self.say(ran.said.rstrip())
+            raise Failed(f"'{typed}' ended with status {ran.status}, not {' or '.join(map(str, expected))}")
+        if show:
+            self.show(ran.said)
+        return ran
+
+    def show(self, text: str, most: int = 14) -> None:
+        lines = text.rstrip().splitlines()
+        for line in lines[:most]:
+            print(f"  {line}")
+        if len(lines) > most:
+            print(f"  … {len(lines) - most} more lines")
+        sys.stdout.flush()
+
+    def proof(self, text: str, holds: bool) -> None:
+        """What this step shows. It must hold, or the journey ends."""
+        self.say(f"  {'✔' if holds else '✘'} {text}", "32" if holds else "31")
+        if not holds:
+            raise Failed(text)
+
+    def say(self, text: str, colour: str = "") -> None:
+        print(f"\033[{colour}m{text}\033[0m" if colour and self._colour else text, flush=True)

@@ -1,0 +1,225 @@
+"""Commands about this machine: up, down, status, reconcile, rebuild, fabric probe."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from undercroft.config import Home
+from undercroft.errors import LocalProblem, NotFound, Unavailable
+
+__all__ = ["HomeOption", "home_of", "mount"]
+
+HomeOption = Annotated[
+    Path, Parameter(name="--home", env_var="UNDERCROFT_HOME", help="The deployment's folder, or UNDERCROFT_HOME.")
+]
+
+NOT_RUNNING = 3
+
+
+def home_of(path: Path) -> Home:
+    return Home(path.expanduser().absolute())
+
+
+def up(
+    *,
+    home: HomeOption,
+    port: int = 8443,
+    detach: bool = False,
+    driver: str = "auto",
+    ready_fd: Annotated[int | None, Parameter(show=False)] = None,
+) -> int:
+    """Start the service, and stay until SIGTERM (or return when it is ready, with --detach).
+
+    Parameters
+    ----------
+    port
+        Where ARM, cloud metadata and login listen on 127.0.0.1; 0 takes any free port.
+    detach
+        Go on in the background once everything is ready.
+    driver
+        How networks are made: netns (root), rootless (an unprivileged user namespace), loopback (a simulation), or auto.
+    """
+    place = home_of(home)
+    if detach:
+        return _detached(place, port, driver)
+    from undercroft.fabric.probe import choose_driver
+    from undercroft.supervisor import Supervisor
+
+    place.settings()  # a wrong setting is told here, before any process starts
+    place.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    chosen = choose_driver(driver)
+    supervisor = Supervisor(place, port, chosen.driver)
+    stop_reader, stop_writer = os.pipe()
+    os.set_blocking(stop_writer, False)
+    signal.set_wakeup_fd(stop_writer)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    supervisor.start()
+    try:
+        _greet(place)
+        if ready_fd is not None:
+            os.write(ready_fd, b"1")
+            os.close(ready_fd)
+        supervisor.wait(stop_reader)
+    finally:
+        supervisor.stop()
+    return 0
+
+
+def _detached(home: Home, port: int, driver: str) -> int:
+    home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    reader, writer = os.pipe()
+    log_path = home.logs / "up.log"
+    with log_path.open("wb") as log:
+        arguments = ["up", "--home", str(home.root), "--port", str(port), "--driver", driver, "--ready-fd", str(writer)]
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "undercroft.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(writer,),
+            start_new_session=True,
+        )
+    os.close(writer)
+    ready = os.read(reader, 1)
+    os.close(reader)
+    said = log_path.read_text("utf-8", "replace").strip()
+    if ready:
+        print(said)
+        return 0
+    status = process.wait()
+    print(said or f"undercroft: it ended with status {status}; see {log_path}", file=sys.stderr)
+    return status or 1
+
+
+def _greet(home: Home) -> None:
+    connection = json.loads(home.connection_file.read_text("utf-8"))
+    arm = connection["resourceManager"]
+    print(f"Undercroft is ready: {arm} (fabric: {connection['fabric']})")
+    if connection["fabric"] == "loopback":
+        print("*** SIMULATION: this kernel forbids network namespaces; nothing here is a private network. ***")
+        print("*** Run 'undercroft fabric probe' to see why, and what to change.                      ***")
+    print("To use the Azure CLI with it:")
+    print(f"  export REQUESTS_CA_BUNDLE={connection['caBundle']} AZURE_CORE_INSTANCE_DISCOVERY=false")
+    print(f"  az cloud register -n Undercroft --endpoint-resource-manager {arm} && az cloud set -n Undercroft")
+    print(
+        f"  az login --service-principal -u {connection['clientId']} --tenant {connection['tenantId']} "
+        f'-p "$(python3 -c \'import json; print(json.load(open("{home.connection_file}"))["clientSecret"])\')"',
+        flush=True,
+    )
+
+
+def down(*, home: HomeOption) -> int:
+    """Stop the service and everything it made; data stays. Also cleans up after processes that were killed."""
+    from undercroft.fabric.client import running_process
+    from undercroft.supervisor import running_supervisor
+
+    place = home_of(home)
+    pid = running_supervisor(place)
+    if pid is not None:
+        descriptor = os.pidfd_open(pid)
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        gone, _, _ = select.select([descriptor], [], [], 40)
+        os.close(descriptor)
+        if not gone:
+            raise Unavailable(f"Process {pid} did not end within 40 s; see {place.logs}.", code="StillRunning")
+        print("Undercroft stopped.")
+        return 0
+    fabric = running_process(place.fabric_socket)
+    if fabric is not None:
+        descriptor = os.pidfd_open(fabric.pid)
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        select.select([descriptor], [], [], 20)
+        os.close(descriptor)
+        print("A fabric left behind by a killed supervisor was ended.")
+    place.connection_file.unlink(missing_ok=True)
+    if fabric is None:
+        print(f"Undercroft does not run for {place.root}.", file=sys.stderr)
+        return NOT_RUNNING
+    return 0
+
+
+def status(*, home: HomeOption, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
+    """Exit 0 and say what runs, or exit 3."""
+    from undercroft.control import Request, ask
+
+    place = home_of(home)
+    try:
+        answer: dict[str, Any] = ask(place.control_socket, Request("status"))
+    except (NotFound, Unavailable) as error:
+        print(json.dumps({"running": False}) if as_json else error.message)
+        return NOT_RUNNING
+    if as_json:
+        print(json.dumps({"running": True, **answer}))
+        return 0
+    print(f"running: {answer['resourceManager']} (fabric: {answer['fabric']}, process {answer['pid']})")
+    for name, value in answer["counts"].items():
+        print(f"  {name}: {value}")
+    for problem in answer["problems"]:
+        print(f"  problem: {problem}")
+    return 0
+
+
+def reconcile(*, home: HomeOption) -> int:
+    """Compare every network with what it should be, mend it now, and say what was different."""
+    from undercroft.control import Request, ask
+
+    answer = ask(home_of(home).control_socket, Request("reconcile"))
+    for drift in answer["drift"]:
+        print(f"mended: {drift['network']}: {drift['what']}")
+    print(f"{answer['networks']} networks match their state ({len(answer['drift'])} differences mended).")
+    return 0
+
+
+def rebuild(*, home: HomeOption) -> int:
+    """Make vaults, containers and recovery points anew from the store, after the state database was lost.
+
+    The service must be stopped. Networks, endpoints, zones and role assignments are not in the store: create them again.
+    """
+    import asyncio
+
+    from undercroft.node import rebuild_from_store
+    from undercroft.supervisor import running_supervisor
+
+    place = home_of(home)
+    if running_supervisor(place) is not None:
+        raise LocalProblem("Stop the service first: 'undercroft down'.", code="StillRunning")
+    report = asyncio.run(rebuild_from_store(place))
+    print(report)
+    return 0
+
+
+def probe(*, driver: str = "auto", as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
+    """Try what this machine allows, and say what to change for more."""
+    from undercroft.fabric.probe import choose_driver, describe
+
+    chosen = choose_driver(driver)
+    print(json.dumps(describe(chosen)) if as_json else "\n".join(_probe_lines(describe(chosen))))
+    return 0
+
+
+def _probe_lines(description: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, value in description.items():
+        if isinstance(value, dict):
+            lines += [f"missing: {key}: {why}" for key, why in value.items()]
+        else:
+            lines.append(f"{name}: {'yes' if value is True else 'no' if value is False else value}")
+    return lines
+
+
+def mount(app: App) -> None:
+    for command in (up, down, status, reconcile, rebuild):
+        app.command(command)
+    fabric = App(name="fabric", help="The networking of this machine.")
+    fabric.command(probe)
+    app.command(fabric)

@@ -1,0 +1,86 @@
+"""vm: hosts in a virtual network. ``exec`` runs a command inside one, with your streams and its exit status."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from undercroft.cli.local import HomeOption, home_of
+from undercroft.cli.management import GroupOption, JsonOption, connect, show, table
+
+__all__ = ["mount"]
+
+COMPUTE = ("Microsoft.Compute", "virtualMachines")
+
+_vm = App(name="vm", help="Hosts in a virtual network.")
+
+
+def mount(app: App) -> None:
+    app.command(_vm)
+
+
+@_vm.command(name="create")
+def create(
+    name: str, *, group: GroupOption, vnet_name: str, subnet: str, home: HomeOption, location: str | None = None
+) -> None:
+    """Create a VM: a network host of its own in a subnet. It sees this machine's files, not its network."""
+    arm = connect(home)
+    network = arm.id(group, "Microsoft.Network", "virtualNetworks", vnet_name)
+    interface = {
+        "name": f"{name}-nic",
+        "properties": {
+            "primary": True,
+            "ipConfigurations": [
+                {"name": "ipconfig1", "properties": {"subnet": {"id": f"{network}/subnets/{subnet}"}}}
+            ],
+        },
+    }
+    body = {
+        "location": location or arm.location_of(group),
+        "properties": {
+            "networkProfile": {"networkApiVersion": "2020-11-01", "networkInterfaceConfigurations": [interface]}
+        },
+    }
+    show(arm.put(arm.id(group, *COMPUTE, name), body))
+
+
+@_vm.command(name="list")
+def list_(*, home: HomeOption, as_json: JsonOption = False) -> None:
+    """List VMs."""
+    arm = connect(home)
+    vms = arm.list(arm.id(), f"providers/{COMPUTE[0]}/{COMPUTE[1]}")
+    show(vms) if as_json else table(vms, (("Name", "name"), ("Location", "location"), ("Id", "id")))
+
+
+@_vm.command(name="delete")
+def delete(name: str, *, group: GroupOption, home: HomeOption) -> None:
+    """Delete a VM; its processes are killed."""
+    arm = connect(home)
+    arm.delete(arm.id(group, *COMPUTE, name))
+
+
+@_vm.command(name="exec")
+def exec_(
+    name: str,
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    group: Annotated[str | None, Parameter(name=["--resource-group", "-g"])] = None,
+    home: HomeOption,
+) -> int:
+    """Run a command inside a VM: undercroft vm exec web01 -- nslookup example.org
+
+    The command gets this process's environment, folder, streams; its exit status is ours.
+    """
+    from undercroft.control import Request, ask
+
+    vm = f"{group}/{name}" if group else name
+    request = Request(
+        "execute",
+        vm=vm,
+        arguments=command,
+        environment=tuple(os.environ.items()),
+        directory=os.getcwd(),
+    )
+    status: int = ask(home_of(home).control_socket, request, (0, 1, 2))
+    return status

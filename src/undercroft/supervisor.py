@@ -1,0 +1,266 @@
+"""Starts the processes of one node and keeps them: the fabric process, which holds the privilege, and the node process.
+
+The supervisor itself does nothing else, so that it can stay alive while either of them is killed:
+
+    fabric dies   a new one is started; the node notices, tells it the desired state again, and takes new listeners
+    node dies     a new one is started; it adopts the running fabric, whose networks and VMs went on
+    both of us    ``up`` again adopts a fabric that still runs, and starts the rest
+
+The node ends with its supervisor (``PR_SET_PDEATHSIG``); the fabric does not, or a crash here would end the users' VMs. A child
+that dies five times in a minute is not started again: then everything is stopped and the last lines of its log are shown.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from undercroft.config import Home
+from undercroft.errors import Conflict, LocalProblem, Unavailable
+
+__all__ = ["Supervisor", "running_supervisor"]
+
+_PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_LAST_CAPABILITY = 63
+_RESTARTS = 5
+_RESTART_WINDOW = 60.0
+_READY_SECONDS = 30.0
+
+
+@dataclass
+class _Child:
+    """A process we look after. ``process`` is None for a fabric that we adopted rather than started."""
+
+    name: str
+    pid: int
+    descriptor: int
+    process: subprocess.Popen[bytes] | None
+
+
+class Supervisor:
+    """One per home. ``start`` returns when the node is ready; ``wait`` until it should end; ``stop`` ends everything."""
+
+    def __init__(self, home: Home, port: int, driver: str) -> None:
+        self._home = home
+        self._port = port
+        self._driver = driver
+        self._lock: IO[str] | None = None
+        self._fabric: _Child | None = None
+        self._node: _Child | None = None
+        self._deaths: list[float] = []
+
+    def start(self) -> None:
+        """Raises ``Conflict`` when the home is in use, ``LocalProblem`` with the child's words when one fails to start."""
+        for folder in (self._home.run, self._home.logs, self._home.keys, self._home.vms):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._take_lock()
+        try:
+            self._fabric = self._adopt_fabric() or self._start_fabric()
+            self._node = self._start_node()
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait(self, stop_descriptor: int) -> None:
+        """Look after the children until ``stop_descriptor`` becomes readable (a signal arrived)."""
+        while True:
+            fabric, node = self._fabric, self._node
+            assert fabric is not None and node is not None
+            poll = select.poll()
+            poll.register(stop_descriptor, select.POLLIN)
+            poll.register(fabric.descriptor, select.POLLIN)
+            poll.register(node.descriptor, select.POLLIN)
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if stop_descriptor in ready:
+                return
+            if fabric.descriptor in ready:
+                self._bury(fabric)
+                self._fabric = None
+                self._fabric = self._start_fabric()
+            if node.descriptor in ready:
+                status = self._bury(node)
+                self._node = None
+                if status == 0:  # it was told to stop through the control socket
+                    return
+                self._node = self._start_node()
+
+    def stop(self) -> None:
+        """Node first, so that nobody asks the fabric for anything while it goes."""
+        for child in (self._node, self._fabric):
+            if child is not None:
+                _end(child)
+        self._node = self._fabric = None
+        if self._lock is not None:
+            (self._home.run / "up.pid").unlink(missing_ok=True)
+            self._home.connection_file.unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    # --- children ----------------------------------------------------------------------------------------------------
+
+    def _start_fabric(self) -> _Child:
+        arguments = ["-m", "undercroft.fabric", "--socket", str(self._home.fabric_socket)]
+        arguments += ["--vms", str(self._home.vms), "--driver", self._driver]
+        return self._spawn("fabric", arguments, prepare=None)
+
+    def _start_node(self) -> _Child:
+        arguments = ["-m", "undercroft.node", "--home", str(self._home.root), "--port", str(self._port)]
+        parent = os.getpid()
+        return self._spawn("node", arguments, prepare=lambda: _give_up_privilege(parent))
+
+    def _spawn(self, name: str, arguments: list[str], prepare: Callable[[], None] | None) -> _Child:
+        log_path = self._home.logs / f"{name}.log"
+        reader, writer = os.pipe()
+        with log_path.open("ab") as log:
+            start = log.tell()
+            process = subprocess.Popen(
+                [sys.executable, "-P", *arguments, "--ready-fd", str(writer)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(writer,),
+                start_new_session=True,
+                preexec_fn=prepare,
+            )
+        os.close(writer)
+        try:
+            ready, _, _ = select.select([reader], [], [], _READY_SECONDS)
+            said = os.read(reader, 1) if ready else b""
+        finally:
+            os.close(reader)
+        if said:
+            return _Child(name, process.pid, os.pidfd_open(process.pid), process)
+        if process.poll() is None and not ready:
+            process.kill()
+        process.wait()
+        raise LocalProblem(_last_words(name, log_path, start, timed_out=not ready), code="ProcessDidNotStart")
+
+    def _adopt_fabric(self) -> _Child | None:
+        """A fabric that outlived its supervisor, if its socket answers and it runs the driver we want."""
+        from undercroft.fabric.client import running_process
+
+        found = running_process(self._home.fabric_socket)
+        if found is None:
+            return None
+        if found.driver != self._driver:
+            raise Conflict(
+                f"A fabric process (pid {found.pid}) of this home still runs with the driver '{found.driver}', and "
+                f"'{self._driver}' was asked for. Run 'undercroft down' first.",
+                code="FabricDriverDiffers",
+            )
+        return _Child("fabric", found.pid, os.pidfd_open(found.pid), None)
+
+    def _bury(self, child: _Child) -> int | None:
+        """Reap a dead child; raises when children die too often to go on."""
+        os.close(child.descriptor)
+        status = child.process.wait() if child.process is not None else None
+        now = time.monotonic()
+        self._deaths = [moment for moment in self._deaths if now - moment < _RESTART_WINDOW] + [now]
+        print(
+            f"undercroft: the {child.name} process ended (status {status}); starting it again",
+            file=sys.stderr,
+            flush=True,
+        )
+        if len(self._deaths) > _RESTARTS:
+            log = self._home.logs / f"{child.name}.log"
+            raise Unavailable(
+                f"The {child.name} process died {len(self._deaths)} times within a minute; giving up. See {log}.",
+                code="ProcessKeepsDying",
+            )
+        return status
+
+    def _take_lock(self) -> None:
+        path = self._home.run / "up.pid"
+        lock = path.open("a+", encoding="ascii")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = lock.read().strip()
+            lock.close()
+            raise Conflict(
+                f"Undercroft already runs for {self._home.root} (process {pid}). Stop it with 'undercroft down', "
+                "or choose another --home.",
+                code="AlreadyRunning",
+            ) from None
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+
+def running_supervisor(home: Home) -> int | None:
+    """The pid of the supervisor that holds this home's lock, or None. A stale file of a killed one does not count."""
+    path = home.run / "up.pid"
+    try:
+        with path.open("r+", encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read().strip() or "0") or None
+            return None
+    except FileNotFoundError:
+        return None
+
+
+def _end(child: _Child, seconds: float = 10.0) -> None:
+    try:
+        signal.pidfd_send_signal(child.descriptor, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    gone, _, _ = select.select([child.descriptor], [], [], seconds)
+    if not gone:
+        try:
+            signal.pidfd_send_signal(child.descriptor, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        select.select([child.descriptor], [], [], seconds)
+    if child.process is not None:
+        child.process.wait()
+    os.close(child.descriptor)
+
+
+def _give_up_privilege(parent: int) -> None:
+    """In the child, before exec: end with the parent, and never hold a capability, whoever started us.
+
+    As root the node keeps the user id (it owns the home) and loses every capability: the bounding set is emptied, so
+    exec grants none (capabilities(7)), and no_new_privs shuts set-uid programs out.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+    if os.geteuid() == 0:
+        for capability in range(_LAST_CAPABILITY + 1):
+            libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _last_words(name: str, log_path: Path, start: int, *, timed_out: bool) -> str:
+    """What a child that failed to start said: its last line if it is one of our own errors, else where to look."""
+    with log_path.open("rb") as log:
+        log.seek(start)
+        lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    for line in reversed(lines):
+        if line.startswith("{"):
+            try:
+                return str(json.loads(line)["error"]["message"])
+            except (ValueError, KeyError, TypeError):
+                continue
+    why = f"was not ready within {_READY_SECONDS:.0f} s" if timed_out else "ended while starting"
+    tail = f": {lines[-1]}" if lines else ""
+    return f"The {name} process {why}{tail}. Its log is {log_path}."
