@@ -1,0 +1,153 @@
+"""A whole deployment under test: the real command, real processes, real namespaces, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["REPOSITORY", "Answer", "Deployment", "drivers"]
+
+REPOSITORY = Path(__file__).parent.parent
+GROUP = "rg"
+REGION = "westeurope"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        return self.out + self.err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out[self.out.index("{") :])
+
+
+class Deployment:
+    """``undercroft`` with this home. Every method runs the command line as a user would; ``stop`` must be called."""
+
+    def __init__(self, home: Path, driver: str) -> None:
+        self.home = home
+        self.driver = driver
+        self.environment = {**os.environ, "UNDERCROFT_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def start(self, *more: str) -> None:
+        self.run("up", "--port", "0", "--detach", "--driver", self.driver, *more)
+
+    def stop(self) -> None:
+        self.run("down", expect=(0, 3))
+
+    def run(self, *words: str | Path, expect: int | tuple[int, ...] = 0, timeout: float = 120) -> Answer:
+        """``undercroft words…``; the exit status must be as expected."""
+        done = subprocess.run(
+            [sys.executable, "-m", "undercroft.cli", *map(str, words)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+            cwd=self.home.parent,
+        )
+        answer = Answer(done.returncode, done.stdout, done.stderr)
+        expected = (expect,) if isinstance(expect, int) else expect
+        assert answer.status in expected, f"{words}: status {answer.status}\n{answer.said}\n{self.logs()}"
+        assert "Traceback" not in answer.said, answer.said
+        return answer
+
+    def inside(self, vm: str, *words: str | Path, expect: int | tuple[int, ...] = 0, timeout: float = 120) -> Answer:
+        """Run a command inside a VM; ``agent …`` is our own agent."""
+        if words[0] == "agent":
+            words = (sys.executable, "-m", "undercroft.cli", *words)
+        return self.run("vm", "exec", vm, "--", *words, expect=expect, timeout=timeout)
+
+    @property
+    def connection(self) -> dict[str, str]:
+        found: dict[str, str] = json.loads((self.home / "connection.json").read_text("utf-8"))
+        return found
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the node, the fabric and the supervisor, as ``status`` says them."""
+        answer: dict[str, int] = self.run("status", "--json").json["processes"]
+        return answer
+
+    def logs(self) -> str:
+        texts = [
+            f"--- {log.name}\n" + "\n".join(log.read_text("utf-8", "replace").splitlines()[-40:])
+            for log in sorted((self.home / "logs").glob("*.log"))
+        ]
+        return "\n".join(texts)
+
+    # --- the usual furniture -----------------------------------------------------------------------------------------
+
+    def network(
+        self, name: str, vm: str | None = None, prefix: str = "10.20.0.0/16", subnet: str = "10.20.1.0/24"
+    ) -> None:
+        """A network with a subnet ``work``, and a VM in it."""
+        self.run("vnet", "create", name, "-g", GROUP, "--address-prefixes", prefix, "--subnet-name", "work",
+                 "--subnet-prefix", subnet)  # fmt: skip
+        if vm:
+            self.run("vm", "create", vm, "-g", GROUP, "--vnet-name", name, "--subnet", "work")
+
+    def vault(self, name: str, *, deny: bool = True) -> None:
+        self.run("vault", "create", name, "-g", GROUP, "--public-network-access", "Disable" if deny else "Enable")
+
+    def endpoint(self, name: str, vault: str, network: str, *more: str, expect: int | tuple[int, ...] = 0) -> Answer:
+        return self.run("endpoint", "create", name, "-g", GROUP, "--vault", vault, "--vnet-name", network,
+                        "--subnet", "work", *more, expect=expect)  # fmt: skip
+
+    def credentials(self, vault: str) -> Path:
+        path = self.home.parent / f"{vault}.credentials"
+        self.run("vault", "credentials", vault, "-g", GROUP, "--out", path)
+        return path
+
+    def furnished(self, *, files: int = 40) -> Path:
+        """Group, network ``spoke`` with VM ``web01``, denied vault ``safe``, integrated endpoint ``door``, the VM's agent
+        registered; returns a folder of files. The passphrase is in ``passphrase`` beside the home."""
+        self.run("group", "create", GROUP, "-l", REGION)
+        self.network("spoke", "web01")
+        self.vault("safe")
+        self.endpoint("door", "safe", "spoke", "--integrate-dns")
+        self.inside("web01", "agent", "register", "--credentials", self.credentials("safe"))
+        self.passphrase.write_text("correct horse battery staple\n", "ascii")
+        self.passphrase.chmod(0o600)
+        return self.files("files", files)
+
+    @property
+    def passphrase(self) -> Path:
+        return self.home.parent / "passphrase"
+
+    def files(self, name: str, count: int = 40) -> Path:
+        folder = self.home.parent / name
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"file-{number:04}").write_bytes(os.urandom(50 + 997 * number))
+        (folder / "big").write_bytes(os.urandom(6 << 20))
+        return folder
+
+    def backup(self, path: Path, *more: str, expect: int | tuple[int, ...] = 0) -> Answer:
+        return self.inside("web01", "agent", "backup", path, "--passphrase-file", self.passphrase, *more, expect=expect)
+
+    def points(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.inside("web01", "agent", "points", "--json").json["points"]
+        return found
+
+    def restore(self, point: str, name: str, *more: str, expect: int | tuple[int, ...] = 0) -> Path:
+        target = self.home.parent / name
+        self.inside("web01", "agent", "restore", point, "--to", target, "--passphrase-file", self.passphrase, *more,
+                    expect=expect)  # fmt: skip
+        return target
+
+
+def drivers() -> list[str]:
+    """The drivers that this user can test: root both, anybody else rootless."""
+    return ["netns", "rootless"] if os.geteuid() == 0 else ["rootless"]
