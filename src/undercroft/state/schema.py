@@ -42,6 +42,7 @@ __all__ = [
     "tasks",
     "vault_credentials",
     "vaults",
+    "zone_links",
 ]
 
 metadata = MetaData()
@@ -168,6 +169,18 @@ record_sets = Table(
     Column("endpoint_key", String, doc="the private endpoint whose zone group wrote it"),
     Column("etag", String, nullable=False),
     Index("record_sets_by_endpoint", "endpoint_key"),
+)
+
+zone_links = Table(
+    "zone_links",
+    metadata,
+    Column("key", String, primary_key=True, doc="key of the virtualNetworkLinks resource"),
+    Column("zone_key", String, nullable=False),
+    Column("zone_name", String, nullable=False),
+    Column("network_key", String, nullable=False),
+    Column("nxdomain_redirect", Boolean, nullable=False, default=False),
+    UniqueConstraint("network_key", "zone_name", name="one_zone_of_a_name_per_network"),
+    Index("zone_links_by_zone", "zone_key"),
 )
 
 # --- vault -----------------------------------------------------------------------------------------------------------

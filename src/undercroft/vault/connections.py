@@ -1,0 +1,199 @@
+"""Private endpoint connections: the vault's side of an endpoint.
+
+This file is the only one that changes a connection's status, and this table is all that may happen::
+
+    Pending       approve -> Approved       reject -> Rejected        disconnect -> Disconnected
+    Approved      approve -> Approved       reject -> Rejected        disconnect -> Disconnected
+    Rejected      reject  -> Rejected       disconnect -> Disconnected        (never approved again: pains A4)
+    Disconnected  disconnect -> Disconnected                                  (can only be deleted)
+
+Removing a connection ends it from any status: the endpoint, having none, then shows Disconnected. Only Approved carries
+traffic. When the last connection of a vault goes, its registered containers need registering again (DESIGN 6, rule 5).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from undercroft.clock import timestamp
+from undercroft.errors import Conflict, InvalidParameter
+from undercroft.state.schema import connections, containers
+from undercroft.vault.vaults import VaultRecord
+
+__all__ = [
+    "ALLOWED",
+    "ConnectionRecord",
+    "Status",
+    "get",
+    "of_endpoint",
+    "of_endpoints",
+    "of_vault",
+    "open_connection",
+    "parse_status",
+    "remove",
+    "transition",
+]
+
+
+class Status(StrEnum):
+    PENDING = "Pending"
+    APPROVED = "Approved"
+    REJECTED = "Rejected"
+    DISCONNECTED = "Disconnected"
+
+
+ALLOWED: Mapping[Status, frozenset[Status]] = {
+    Status.PENDING: frozenset({Status.APPROVED, Status.REJECTED, Status.DISCONNECTED}),
+    Status.APPROVED: frozenset({Status.APPROVED, Status.REJECTED, Status.DISCONNECTED}),
+    Status.REJECTED: frozenset({Status.REJECTED, Status.DISCONNECTED}),
+    Status.DISCONNECTED: frozenset({Status.DISCONNECTED}),
+}
+"""Status to the statuses it may be set to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRecord:
+    key: str
+    name: str
+    """``{endpoint name}.{vault id}.backup.{guid}``"""
+    vault_key: str
+    endpoint_key: str
+    endpoint_id: str
+    group: str
+    status: Status
+    description: str
+
+
+def parse_status(text: str) -> Status:
+    for status in Status:
+        if status.lower() == text.lower():
+            return status
+    raise InvalidParameter(
+        f"'{text}' is not a status of a private endpoint connection: {', '.join(Status)}.",
+        code="InvalidPrivateLinkServiceConnectionState",
+        target="properties.privateLinkServiceConnectionState.status",
+    )
+
+
+def _read(row: Row[Any]) -> ConnectionRecord:
+    return ConnectionRecord(
+        row.key,
+        row.name,
+        row.vault_key,
+        row.endpoint_key,
+        row.endpoint_id,
+        row.group_id,
+        Status(row.status),
+        row.description,
+    )
+
+
+def open_connection(
+    connection: Connection,
+    vault: VaultRecord,
+    *,
+    endpoint_id: str,
+    endpoint_name: str,
+    group: str,
+    approved: bool,
+    description: str,
+    now: datetime,
+) -> ConnectionRecord:
+    """A new endpoint asks for a connection; the caller has checked eligibility."""
+    name = f"{endpoint_name}.{vault.vault_id}.backup.{uuid.uuid4()}"
+    record = ConnectionRecord(
+        f"{vault.key}/privateendpointconnections/{name}".lower(),
+        name,
+        vault.key,
+        endpoint_id.lower(),
+        endpoint_id,
+        group,
+        Status.APPROVED if approved else Status.PENDING,
+        description,
+    )
+    connection.execute(
+        insert(connections).values(
+            key=record.key,
+            name=name,
+            vault_key=vault.key,
+            endpoint_key=record.endpoint_key,
+            endpoint_id=endpoint_id,
+            group_id=group,
+            status=record.status.value,
+            description=description,
+            created=timestamp(now),
+        )
+    )
+    return record
+
+
+def get(connection: Connection, key: str) -> ConnectionRecord | None:
+    row = connection.execute(select(connections).where(connections.c.key == key.lower())).one_or_none()
+    return None if row is None else _read(row)
+
+
+def of_endpoint(connection: Connection, endpoint_key: str) -> ConnectionRecord | None:
+    return of_endpoints(connection, (endpoint_key,)).get(endpoint_key.lower())
+
+
+def of_endpoints(connection: Connection, endpoint_keys: tuple[str, ...]) -> dict[str, ConnectionRecord]:
+    """By endpoint key; an endpoint whose connection was removed is not in it."""
+    keys = tuple(key.lower() for key in endpoint_keys)
+    rows = connection.execute(select(connections).where(connections.c.endpoint_key.in_(keys)))
+    return {row.endpoint_key: _read(row) for row in rows}
+
+
+def of_vault(connection: Connection, vault_key: str) -> tuple[ConnectionRecord, ...]:
+    rows = connection.execute(
+        select(connections)
+        .where(connections.c.vault_key == vault_key.lower())
+        .order_by(connections.c.created, connections.c.name)
+    )
+    return tuple(_read(row) for row in rows)
+
+
+def transition(
+    connection: Connection, record: ConnectionRecord, status: Status, description: str | None = None
+) -> ConnectionRecord:
+    """Set the status if the table allows it."""
+    if status not in ALLOWED[record.status]:
+        advice = (
+            "A connection that was rejected or disconnected can only be removed; delete the private endpoint and create it "
+            "again."
+            if status in (Status.APPROVED, Status.PENDING) and record.status in (Status.REJECTED, Status.DISCONNECTED)
+            else f"From {record.status} it may become {', '.join(sorted(ALLOWED[record.status]))}."
+        )
+        raise Conflict(
+            f"The private endpoint connection '{record.name}' is {record.status} and cannot become {status}. {advice}",
+            code="UserErrorPrivateEndpointConnectionStateTransitionNotAllowed",
+            target=record.key,
+        )
+    text = record.description if description is None else description
+    connection.execute(
+        update(connections).where(connections.c.key == record.key).values(status=status.value, description=text)
+    )
+    return ConnectionRecord(
+        record.key, record.name, record.vault_key, record.endpoint_key, record.endpoint_id, record.group, status, text
+    )
+
+
+def remove(connection: Connection, record: ConnectionRecord) -> int:
+    """End the connection. Returns how many containers must register again because it was the vault's last."""
+    connection.execute(delete(connections).where(connections.c.key == record.key))
+    left = connection.execute(
+        select(func.count()).select_from(connections).where(connections.c.vault_key == record.vault_key)
+    ).scalar_one()
+    if left:
+        return 0
+    return connection.execute(
+        update(containers)
+        .where(containers.c.vault_key == record.vault_key, containers.c.registration == "Registered")
+        .values(registration="NotRegistered")
+    ).rowcount

@@ -1,0 +1,107 @@
+"""Members: the names a vault answers to. Eight services from the start, two names more with each storage account."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, func, insert, select
+
+from undercroft.names import BACKUP_SERVICES, NameSuffixes, region
+from undercroft.state import tasks
+from undercroft.state.schema import members
+
+__all__ = ["BACKUP", "Member", "add_account", "add_services", "of_vault"]
+
+BACKUP = "AzureBackup"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    fqdn: str
+    vault_key: str
+    group: str
+    service: str
+    """``fc1`` … ``wbcm1``, or ``blob`` and ``queue``."""
+    name: str
+    """``requiredMemberName`` on the interface: ``backup-fc1``, ``{account}-blob``."""
+    account: str | None
+
+    @property
+    def door_service(self) -> str:
+        """What the member's door serves: ``backup``, ``blob`` or ``queue``."""
+        return "backup" if self.account is None else self.service
+
+
+def add_services(
+    connection: Connection,
+    vault_key: str,
+    vault_id: int,
+    region_name: str,
+    suffixes: NameSuffixes,
+    services: Sequence[str] = BACKUP_SERVICES,
+) -> None:
+    """The service members of a new vault (DESIGN section 6, rule 3)."""
+    geo_code = region(region_name).geo_code
+    connection.execute(
+        insert(members),
+        [
+            {
+                "fqdn": suffixes.backup_member(vault_id, service, geo_code),
+                "vault_key": vault_key.lower(),
+                "group_id": BACKUP,
+                "service": service,
+                "name": f"backup-{service}",
+                "account": None,
+                "ordinal": ordinal,
+            }
+            for ordinal, service in enumerate(services)
+        ],
+    )
+
+
+def add_account(
+    connection: Connection,
+    vault_key: str,
+    account_name: str,
+    services: Sequence[str] = ("blob", "queue"),
+    *,
+    suffixes: NameSuffixes | None = None,
+    now: datetime = tasks.AT_ONCE,
+) -> None:
+    """Members of an account the service allots, and the task that gives them addresses on every endpoint of the vault.
+
+    Repeating it for the same account changes nothing. ``suffixes``: the deployment's, where they are not the default.
+    """
+    names = suffixes or NameSuffixes()
+    key = vault_key.lower()
+    known = set(connection.execute(select(members.c.fqdn).where(members.c.account == account_name)).scalars())
+    last = connection.execute(select(func.max(members.c.ordinal)).where(members.c.vault_key == key)).scalar()
+    following = 0 if last is None else last + 1
+    for offset, service in enumerate(services):
+        fqdn = names.storage_member(account_name, service)
+        if fqdn not in known:
+            connection.execute(
+                insert(members).values(
+                    fqdn=fqdn,
+                    vault_key=key,
+                    group_id=BACKUP,
+                    service=service,
+                    name=f"{account_name}-{service}",
+                    account=account_name,
+                    ordinal=following + offset,
+                )
+            )
+    tasks.enqueue(connection, "vault", key, now)
+    tasks.enqueue(connection, "manifest", key, now)
+
+
+def of_vault(connection: Connection, vault_key: str, group: str = BACKUP) -> tuple[Member, ...]:
+    """In the order in which they appeared."""
+    rows = connection.execute(
+        select(members)
+        .where(members.c.vault_key == vault_key.lower(), members.c.group_id == group)
+        .order_by(members.c.ordinal, members.c.fqdn)
+    )
+    return tuple(Member(row.fqdn, row.vault_key, row.group_id, row.service, row.name, row.account) for row in rows)

@@ -1,0 +1,238 @@
+"""Virtual networks and subnets: which address ranges are possible, and how they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from undercroft.errors import CapabilityMissing, InvalidParameter
+from undercroft.state.schema import resources
+
+__all__ = [
+    "NETWORK_TYPE",
+    "SUBNET_TYPE",
+    "NetworkRecord",
+    "Subnet",
+    "SubnetRecord",
+    "VirtualNetwork",
+    "address",
+    "check_resolvers",
+    "check_space",
+    "check_subnet",
+    "check_subnets",
+    "get",
+    "get_subnet",
+    "subnets",
+    "usable",
+]
+
+NETWORK_TYPE = "microsoft.network/virtualnetworks"
+SUBNET_TYPE = "microsoft.network/virtualnetworks/subnets"
+
+_FORBIDDEN: Mapping[IPv4Network, str] = {
+    IPv4Network("0.0.0.0/8"): "'this network'",
+    IPv4Network("127.0.0.0/8"): "loopback",
+    IPv4Network("169.254.0.0/16"): "link-local, with the metadata service",
+    IPv4Network("168.63.129.16/32"): "the platform's resolver",
+    IPv4Network("224.0.0.0/3"): "multicast and reserved",
+}
+"""Ranges Azure refuses as address space (Microsoft Learn, 'Virtual network FAQ'), and 0/8 and 240/4, which Linux does not route."""
+
+
+class VirtualNetwork(msgspec.Struct, frozen=True):
+    """The stored body of a virtual network; prefixes are canonical CIDR."""
+
+    address_prefixes: tuple[str, ...]
+    resource_guid: str
+    dns_servers: tuple[str, ...] = ()
+
+    @property
+    def prefixes(self) -> tuple[IPv4Network, ...]:
+        return tuple(IPv4Network(text) for text in self.address_prefixes)
+
+    @property
+    def resolvers(self) -> tuple[IPv4Address, ...]:
+        """The custom resolvers of the network's hosts; none means the platform's, 168.63.129.16."""
+        return tuple(IPv4Address(text) for text in self.dns_servers)
+
+
+class Subnet(msgspec.Struct, frozen=True):
+    """The stored body of a subnet. The two policies are kept for clients and have no effect: there are no security groups yet."""
+
+    address_prefix: str
+    private_endpoint_network_policies: str = "Disabled"
+    private_link_service_network_policies: str = "Enabled"
+
+    @property
+    def prefix(self) -> IPv4Network:
+        return IPv4Network(self.address_prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRecord:
+    key: str
+    id: str
+    name: str
+    region: str
+    value: VirtualNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetRecord:
+    key: str
+    id: str
+    name: str
+    network_key: str
+    value: Subnet
+
+
+def get(connection: Connection, key: str) -> NetworkRecord | None:
+    row = connection.execute(
+        select(resources).where(resources.c.key == key.lower(), resources.c.type == NETWORK_TYPE)
+    ).one_or_none()
+    if row is None:
+        return None
+    value = msgspec.json.decode(row.body, type=VirtualNetwork)
+    return NetworkRecord(row.key, row.id, row.name, row.location, value)
+
+
+def subnets(connection: Connection, network_key: str) -> tuple[SubnetRecord, ...]:
+    rows = connection.execute(
+        select(resources)
+        .where(resources.c.parent_key == network_key.lower(), resources.c.type == SUBNET_TYPE)
+        .order_by(resources.c.key)
+    )
+    return tuple(
+        SubnetRecord(row.key, row.id, row.name, row.parent_key, msgspec.json.decode(row.body, type=Subnet))
+        for row in rows
+    )
+
+
+def get_subnet(connection: Connection, key: str) -> SubnetRecord | None:
+    row = connection.execute(
+        select(resources).where(resources.c.key == key.lower(), resources.c.type == SUBNET_TYPE)
+    ).one_or_none()
+    if row is None:
+        return None
+    return SubnetRecord(row.key, row.id, row.name, row.parent_key, msgspec.json.decode(row.body, type=Subnet))
+
+
+def _prefix(text: str, target: str) -> IPv4Network:
+    if ":" in text:
+        raise CapabilityMissing(f"'{text}': IPv6 address space is not built.", target=target)
+    try:
+        return IPv4Network(text)
+    except ValueError as error:
+        raise InvalidParameter(
+            f"'{text}' is not a CIDR block ({error}). Write the first address of the block, as in 10.0.0.0/16.",
+            code="InvalidAddressPrefixFormat",
+            target=target,
+        ) from error
+
+
+def address(text: str, target: str) -> IPv4Address:
+    """An IPv4 address in a request, or the error that names it."""
+    try:
+        return IPv4Address(text)
+    except AddressValueError as error:
+        raise InvalidParameter(
+            f"'{text}' is not an IPv4 address ({error}).", code="InvalidIpAddress", target=target
+        ) from error
+
+
+def check_space(prefixes: Sequence[str], also_taken: Iterable[IPv4Network] = ()) -> tuple[str, ...]:
+    """The address space of a network, canonical. ``also_taken``: what the deployment uses in every network (public side)."""
+    target = "properties.addressSpace.addressPrefixes"
+    if not prefixes:
+        raise InvalidParameter(
+            "A virtual network needs at least one address prefix.", code="AddressSpaceMissing", target=target
+        )
+    found: list[IPv4Network] = []
+    for text in prefixes:
+        prefix = _prefix(text, target)
+        if not 8 <= prefix.prefixlen <= 29:
+            raise InvalidParameter(
+                f"The address prefix {prefix} is /{prefix.prefixlen}; a virtual network takes /8 to /29.",
+                code="InvalidAddressPrefixSize",
+                target=target,
+            )
+        for taken, use in (*_FORBIDDEN.items(), *((taken, "the deployment's public side") for taken in also_taken)):
+            if prefix.overlaps(taken):
+                raise InvalidParameter(
+                    f"The address prefix {prefix} overlaps {taken}, which is {use}. Choose another range.",
+                    code="AddressPrefixNotAllowed",
+                    target=target,
+                )
+        for other in found:
+            if prefix.overlaps(other):
+                raise InvalidParameter(
+                    f"The address prefixes {other} and {prefix} of the virtual network overlap.",
+                    code="NetcfgAddressPrefixesOverlap",
+                    target=target,
+                )
+        found.append(prefix)
+    return tuple(str(prefix) for prefix in found)
+
+
+def check_subnet(
+    name: str, prefix: str, network_prefixes: Sequence[IPv4Network], siblings: Mapping[str, IPv4Network]
+) -> IPv4Network:
+    """A subnet lies in one prefix of its network, beside (never over) its siblings, and is /29 or larger."""
+    target = "properties.addressPrefix"
+    wanted = _prefix(prefix, target)
+    if wanted.prefixlen > 29:
+        raise InvalidParameter(
+            f"The prefix {wanted} of subnet '{name}' is smaller than /29, the smallest possible: five addresses of a subnet "
+            "are reserved.",
+            code="SubnetPrefixTooSmall",
+            target=target,
+        )
+    if not any(wanted.subnet_of(outer) for outer in network_prefixes):
+        spaces = ", ".join(str(outer) for outer in network_prefixes)
+        raise InvalidParameter(
+            f"Subnet '{name}' is not valid: its prefix {wanted} lies outside the virtual network's address space ({spaces}).",
+            code="NetcfgInvalidSubnet",
+            target=target,
+        )
+    for other, taken in siblings.items():
+        if other.lower() != name.lower() and wanted.overlaps(taken):
+            raise InvalidParameter(
+                f"Subnet '{name}' is not valid because its IP address range {wanted} overlaps with that of the existing "
+                f"subnet '{other}' ({taken}).",
+                code="NetcfgSubnetRangesOverlap",
+                target=target,
+            )
+    return wanted
+
+
+def check_subnets(wanted: Mapping[str, str], network_prefixes: Sequence[IPv4Network]) -> dict[str, IPv4Network]:
+    """All subnets of a network at once, as a PUT of the network names them."""
+    accepted: dict[str, IPv4Network] = {}
+    for name, prefix in wanted.items():
+        accepted[name] = check_subnet(name, prefix, network_prefixes, accepted)
+    return accepted
+
+
+def check_resolvers(servers: Sequence[str]) -> tuple[str, ...]:
+    """``dhcpOptions.dnsServers``. 169.63.129.16, a misprint in Microsoft's own text, is named as what it is."""
+    target = "properties.dhcpOptions.dnsServers"
+    accepted = [str(address(text, target)) for text in servers]
+    if "169.63.129.16" in accepted:
+        raise InvalidParameter(
+            "169.63.129.16 is a known misprint of the platform's resolver 168.63.129.16; correct the address.",
+            code="InvalidDnsServer",
+            target=target,
+        )
+    if len(set(accepted)) != len(accepted):
+        raise InvalidParameter("A DNS server is listed twice.", code="InvalidDnsServer", target=target)
+    return tuple(accepted)
+
+
+def usable(prefix: IPv4Network) -> range:
+    """The assignable addresses as integers: .0 to .3 (network, gateway, two for DNS) and the last are reserved."""
+    first = int(prefix.network_address)
+    return range(first + 4, first + prefix.num_addresses - 1)
