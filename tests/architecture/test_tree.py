@@ -1,0 +1,109 @@
+"""The tree itself: sizes, names, and what no committed file may contain."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.peers import CHECKOUT
+
+LONGEST_FILE = 700
+LONGEST_DECISION = 80
+DUMPING_GROUNDS = {"utils", "util", "helpers", "helper", "common", "misc", "core"}
+
+# Written in pieces so that this file does not contain what it looks for.
+FORBIDDEN = {
+    "a package registry's host": r"\b(?:files\.python"
+    + r"hosted\.org|(?:test\.)?py"
+    + r"pi\.org|registry\.npm"
+    + r"js\.org)\b",
+    "an index option": r"--(?:extra-)?index-" + r"url[ =]\S|--find-" + r"links[ =]\S|--trusted-" + r"host[ =]\S",
+    "an absolute path of somebody's machine": r"(?<![\w.}/])/(?:wo"
+    + r"rk|ro"
+    + r"ot|ho"
+    + r"me/\w+|Us"
+    + r"ers/\w+)/[\w.]",
+}
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    """Files of the repository, new ones included."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=CHECKOUT, check=True, capture_output=True, text=True
+    ).stdout
+    return tuple(path for name in listed.split("\0") if name and (path := CHECKOUT / name).is_file())
+
+
+def python_files() -> list[Path]:
+    return [path for path in tracked() if path.suffix == ".py"]
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(CHECKOUT))
+
+
+def test_no_file_is_longer_than_a_noun() -> None:
+    lengths = {shown(path): len(path.read_bytes().splitlines()) for path in python_files()}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_no_dumping_ground_names() -> None:
+    assert [
+        shown(path) for path in python_files() if {path.stem, *path.relative_to(CHECKOUT).parts} & DUMPING_GROUNDS
+    ] == []
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_committed_file_contains(what: str) -> None:
+    pattern = re.compile(FORBIDDEN[what])
+    found = []
+    for path in tracked():
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [
+            f"{shown(path)}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]}" for match in pattern.finditer(text)
+        ]
+    assert found == []
+
+
+def test_every_package_says_what_it_is() -> None:
+    """Each package opens with its vocabulary and its algorithm (STYLE, habit 21)."""
+    silent = [
+        shown(path)
+        for path in sorted((CHECKOUT / "src" / "undercroft").rglob("__init__.py"))
+        if ast.get_docstring(ast.parse(path.read_text("utf-8"))) is None
+    ]
+    assert silent == []
+
+
+def test_decisions_are_short() -> None:
+    lengths = {
+        shown(path): len(path.read_text("utf-8").splitlines()) for path in (CHECKOUT / "docs/decisions").glob("*.md")
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGEST_DECISION} == {}
+
+
+def test_changelog_fragments_are_well_formed() -> None:
+    """See changelog/README.md: a title, an empty line, what was (past), an empty line, what is (present)."""
+    wrong = []
+    for path in sorted((CHECKOUT / "changelog" / "unreleased").iterdir()):
+        if path.name.startswith("."):
+            continue
+        blocks = [block for block in re.split(r"\n\s*\n", path.read_text("utf-8").strip()) if block]
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*\.md", path.name):
+            wrong.append(f"{path.name}: the name is lower-case-with-hyphens.md")
+        if not re.match(r"(?:# )?(?:Added|Changed|Fixed|Removed|Security): \S.{5,110}$", blocks[0] if blocks else ""):
+            wrong.append(
+                f"{path.name}: the first line is '# Kind: title', kind one of Added Changed Fixed Removed Security"
+            )
+        if len(blocks) < 3:
+            wrong.append(f"{path.name}: after the title come two paragraphs: what was, and what is now")
+    assert wrong == []
