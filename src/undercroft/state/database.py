@@ -16,6 +16,9 @@ from typing import Any, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
+
+from undercroft.errors import StorageFull
 
 __all__ = ["Connection", "Database"]
 
@@ -45,8 +48,16 @@ class Database:
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """``write`` for callers without an event loop (start-up, command line, tests)."""
-        with self.engine.begin() as connection:
-            return work(connection)
+        try:
+            with self.engine.execution_options(writes=True).begin() as connection:
+                return work(connection)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL":
+                raise StorageFull(
+                    f"The state database {self.engine.url.database} has no space to grow; nothing of this change was kept. "
+                    "Free space on its disk and try again."
+                ) from error
+            raise
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in one transaction; it is durable when this returns, and undone whole if ``work`` raises."""
@@ -77,4 +88,6 @@ def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    # A writer takes the lock at once: one that read first and wrote later would fail ("database is locked") if another
+    # handle of this file committed in between, as its snapshot is old (https://sqlite.org/rescode.html#busy_snapshot).
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
