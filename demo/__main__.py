@@ -21,10 +21,9 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.path is not None and not chosen.path.is_dir():
         parser.error(f"{chosen.path} is not a folder")
-    undercroft = Path(sys.executable).parent / "undercroft"
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="undercroft-demo-") as folder:
-        journey = Journey(undercroft, Path(folder), chosen.path, chosen.driver, as_root=os.geteuid() == 0)
+        journey = Journey(Path(folder), chosen.path, chosen.driver, as_root=os.geteuid() == 0)
         try:
             journey.run()
         except Failed as failure:
@@ -32,7 +31,8 @@ def main() -> int:
             _show_logs(journey.home)
             return 1
         finally:
-            subprocess.run([undercroft, "down", "--home", journey.home], capture_output=True, check=False)
+            down = [sys.executable, "-m", "undercroft.cli", "down", "--home", str(journey.home)]
+            subprocess.run(down, capture_output=True, check=False)
         print("\n".join(journey.table()))
         print(f"\nDone in {time.monotonic() - start:.0f} s.")
     return 0

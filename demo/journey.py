@@ -36,9 +36,9 @@ class Figures:
 class Journey:
     """One run in ``work``, a folder of its own that the caller removes. ``driver`` is auto, netns or rootless."""
 
-    def __init__(self, undercroft: Path, work: Path, source: Path | None, driver: str, *, as_root: bool) -> None:
+    def __init__(self, work: Path, source: Path | None, driver: str, *, as_root: bool) -> None:
         self.home = work / "home"
-        self.shell = Shell(undercroft, self.home)
+        self.shell = Shell(self.home)
         self.figures = Figures()
         self._work = work
         self._files = work / "files"
@@ -271,7 +271,7 @@ class Journey:
         if shutil.which("nslookup"):
             return self.shell.run("nslookup", self._host, inside=vm, expect=(0, 1))
         self.shell.say("nslookup is not here (Debian: apt-get install bind9-dnsutils); our own query instead", "33")
-        return self.shell.run("python3", "-m", "undercroft.cli", "lookup", self._host, inside=vm, expect=(0, 1))
+        return self.shell.run("agent", "lookup", self._host, inside=vm, expect=(0, 1))
 
     def _backup(self, expect: int = 0) -> Ran:
         return self.shell.run("agent", "backup", self._files, "--passphrase-file", self._passphrase, "--json",

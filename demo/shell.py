@@ -38,13 +38,12 @@ class Step:
 
 
 class Shell:
-    """``undercroft`` is the command of this checkout; the home goes in by environment, so that it need not be typed."""
+    """``undercroft`` is this interpreter's; the home goes in by environment, so that it need not be typed."""
 
-    def __init__(self, undercroft: Path, home: Path) -> None:
+    def __init__(self, home: Path) -> None:
         self.steps: list[Step] = []
-        self._undercroft = undercroft
+        self._undercroft = [sys.executable, "-m", "undercroft.cli"]
         self.environment = dict(os.environ, UNDERCROFT_HOME=str(home), PYTHONUNBUFFERED="1", COLUMNS="120")
-        self.environment["PATH"] = f"{undercroft.parent}:{self.environment.get('PATH', '/usr/bin:/bin')}"
         self._colour = sys.stdout.isatty()
 
     @contextmanager
@@ -61,11 +60,13 @@ class Shell:
     ) -> Ran:
         """Run ``undercroft words…`` (``inside``: within that VM), show it, and insist on its exit status."""
         command = [str(word) for word in words]
-        typed = (
-            f"undercroft vm exec {inside} -- {shlex.join(command)}" if inside else f"undercroft {shlex.join(command)}"
-        )
+        words_inside = command if command[0] in ("nslookup", "python3") else ["undercroft", *command]
+        typed = shlex.join(["undercroft", *(["vm", "exec", inside, "--", *words_inside] if inside else command)])
         self.say(f"$ {typed}", "1")
-        real = [str(self._undercroft), *(["vm", "exec", inside, "--", *command] if inside else command)]
+        real = [*self._undercroft, *command]
+        if inside:
+            program = command if words_inside is command else [*self._undercroft, *command]
+            real = [*self._undercroft, "vm", "exec", inside, "--", *program]
         start = time.monotonic()
         done = subprocess.run(
             real, env=self.environment, capture_output=True, text=True, errors="replace", timeout=600, check=False
