@@ -271,7 +271,7 @@ class Journey:
         if shutil.which("nslookup"):
             return self.shell.run("nslookup", self._host, inside=vm, expect=(0, 1))
         self.shell.say("nslookup is not here (Debian: apt-get install bind9-dnsutils); our own query instead", "33")
-        return self.shell.run("agent", "lookup", self._host, inside=vm, expect=(0, 1))
+        return self.shell.run("dns", "lookup", self._host, inside=vm, expect=(0, 1))
 
     def _backup(self, expect: int = 0) -> Ran:
         return self.shell.run("agent", "backup", self._files, "--passphrase-file", self._passphrase, "--json",

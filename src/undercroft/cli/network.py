@@ -285,6 +285,31 @@ def dns_record_list(zone: str, *, group: GroupOption, home: HomeOption, as_json:
     show(records) if as_json else table(rows, (("Name", "name"), ("TTL", "ttl"), ("Addresses", "addresses")))
 
 
+@_dns.command(name="lookup")
+def dns_lookup(name: str, *, server: str | None = None) -> int:
+    """Ask the resolver (of the VM, when run inside one) for a name's address; for hosts without nslookup."""
+    import dns.exception
+    import dns.resolver
+
+    resolver = dns.resolver.Resolver()
+    if server:
+        resolver.nameservers = [server]
+    resolver.lifetime = 5.0
+    print(f"Server: {resolver.nameservers[0]}")
+    try:
+        answer = resolver.resolve(name, "A", search=False)
+    except dns.resolver.NXDOMAIN:
+        print(f"** can't find {name}: NXDOMAIN")
+        return 1
+    except dns.exception.DNSException as error:
+        print(f"** can't find {name}: {error}")
+        return 1
+    print(f"Name: {answer.canonical_name.to_text(omit_final_dot=True)}")
+    for record in answer:
+        print(f"Address: {record.to_text()}")
+    return 0
+
+
 def required_zones(arm: Arm, vault: ResourceId, group_id: str) -> list[str]:
     """What the vault's private link resource says it needs."""
     for resource in arm.list(vault, "privateLinkResources"):

@@ -1,0 +1,187 @@
+"""``kill -9`` of any process, and a start again: the same vaults, networks, endpoints, names and points."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.deployment import Deployment
+
+pytestmark = [pytest.mark.rootless, pytest.mark.slow]
+
+
+def eventually(check: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] == "Z"
+
+
+def resolves(deployment: Deployment) -> bool:
+    """The whole path works again: DNS in the VM, the door, and a call that needs the container's registration."""
+    return deployment.inside("web01", "agent", "points", expect=(0, 1)).status == 0
+
+
+def test_everything_is_the_same_after_each_kill(deployment: Deployment) -> None:
+    files = deployment.furnished()
+    deployment.backup(files)
+    before = (deployment.points(), configuration(deployment))
+
+    for victim in ("node", "fabric"):
+        pid = deployment.pids()[victim]
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda victim=victim, pid=pid: running(deployment).get(victim, pid) != pid)  # type: ignore[misc]
+        eventually(lambda: resolves(deployment))
+        assert (deployment.points(), configuration(deployment)) == before, victim
+
+    pids = deployment.pids()
+    os.kill(pids["supervisor"], signal.SIGKILL)
+    eventually(lambda: gone(pids["node"]))
+    assert not gone(pids["fabric"]), "the fabric stays, and with it the users' VMs"
+    deployment.run("status", expect=3)
+    deployment.start()
+    assert deployment.pids()["fabric"] == pids["fabric"], "adopted"
+    assert (deployment.points(), configuration(deployment)) == before
+
+    deployment.stop()
+    deployment.start()
+    assert (deployment.points(), configuration(deployment)) == before
+    restored = deployment.restore(before[0][0]["id"], "restored")
+    assert contents(restored, files) == contents(files, files)
+
+
+def test_all_processes_killed_at_once(deployment: Deployment) -> None:
+    files = deployment.furnished()
+    deployment.backup(files)
+    before = (deployment.points(), configuration(deployment))
+    sleeper = subprocess.Popen(
+        [sys.executable, "-m", "undercroft.cli", "vm", "exec", "web01", "--", "sh", "-c", "echo $$; exec sleep 300"],
+        env=deployment.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert sleeper.stdout is not None
+    in_vm = int(sleeper.stdout.readline())
+    pids = deployment.pids()
+    for name in ("supervisor", "node", "fabric"):
+        os.kill(pids[name], signal.SIGKILL)
+    sleeper.wait(30)
+    sleeper.stdout.close()
+    deployment.start()
+    eventually(lambda: gone(in_vm))
+    eventually(lambda: resolves(deployment))
+    assert (deployment.points(), configuration(deployment)) == before
+
+
+def test_a_vm_process_survives_the_node(deployment: Deployment) -> None:
+    deployment.run("group", "create", "rg", "-l", "westeurope")
+    deployment.network("spoke", "web01")
+    started = deployment.inside("web01", "sh", "-c", "sleep 300 >/dev/null 2>&1 </dev/null & echo $!")
+    pid = int(started.out)
+    node = deployment.pids()["node"]
+    os.kill(node, signal.SIGKILL)
+    eventually(lambda: running(deployment).get("node", node) != node)
+    assert not gone(pid)
+    deployment.run("vm", "delete", "web01", "-g", "rg")
+    eventually(lambda: gone(pid))
+
+
+def test_an_agent_killed_half_way_resumes(deployment: Deployment) -> None:
+    files = deployment.furnished()
+    for number in range(12):
+        (files / f"large-{number}").write_bytes(os.urandom(24 << 20))
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "undercroft.cli", "vm", "exec", "web01", "--", sys.executable, "-m", "undercroft.cli",
+         "agent", "backup", str(files), "--passphrase-file", str(deployment.passphrase)],
+        env=deployment.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    packs = deployment.home / "store"
+    eventually(lambda: stored(packs) > 100 << 20, 60)
+    in_vm = [pid for pid in every_process() if "agent backup" in command_of(pid) and "vm exec" not in command_of(pid)]
+    assert in_vm
+    for pid in in_vm:
+        os.kill(pid, signal.SIGKILL)
+    agent.wait(30)
+    assert deployment.points() == []
+    summary = deployment.backup(files, "--json").json
+    assert summary["bytesSent"] < 220 << 20, "what had arrived was not sent again"
+    restored = deployment.restore(deployment.points()[0]["id"], "restored")
+    assert contents(restored, files) == contents(files, files)
+
+
+def test_the_service_killed_half_way_loses_nothing(deployment: Deployment) -> None:
+    files = deployment.furnished()
+    for number in range(12):
+        (files / f"large-{number}").write_bytes(os.urandom(24 << 20))
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "undercroft.cli", "vm", "exec", "web01", "--", sys.executable, "-m", "undercroft.cli",
+         "agent", "backup", str(files), "--passphrase-file", str(deployment.passphrase)],
+        env=deployment.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    packs = deployment.home / "store"
+    eventually(lambda: stored(packs) > 60 << 20, 60)
+    node = deployment.pids()["node"]
+    os.kill(node, signal.SIGKILL)
+    agent.wait(120)
+    eventually(lambda: resolves(deployment))
+    if not deployment.points():
+        deployment.backup(files)
+    restored = deployment.restore(deployment.points()[0]["id"], "restored")
+    assert contents(restored, files) == contents(files, files)
+
+
+# --- what is looked at ------------------------------------------------------------------------------------------------
+
+
+def configuration(deployment: Deployment) -> object:
+    endpoint = deployment.run("endpoint", "show", "door", "-g", "rg", "--json").json
+    vault = deployment.run("vault", "show", "safe", "-g", "rg").json
+    properties = {key: endpoint["properties"][key] for key in ("customDnsConfigs", "privateLinkServiceConnections")}
+    return json.dumps([properties, vault["properties"]["publicNetworkAccess"]], sort_keys=True)
+
+
+def running(deployment: Deployment) -> dict[str, int]:
+    answer = deployment.run("status", "--json", expect=(0, 3))
+    return dict(answer.json.get("processes", {})) if answer.status == 0 else {}
+
+
+def contents(folder: Path, like: Path) -> dict[str, bytes]:
+    root = folder if (folder / "big").exists() else folder / like.name
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def stored(store: Path) -> int:
+    total = 0
+    for path in store.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue  # a temporary file that got its name meanwhile
+    return total
+
+
+def every_process() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        return ""

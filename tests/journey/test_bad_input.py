@@ -1,0 +1,224 @@
+"""Every line of bad input, as a user meets it: a clear error that says what to do, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deployment import Deployment, drivers
+
+pytestmark = [pytest.mark.rootless, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", params=drivers())
+def furnished(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Deployment, Path]]:
+    """One deployment for the tests of this file that only read or add; its files are backed up once."""
+    folder = tmp_path_factory.mktemp("bad-input")
+    deployment = Deployment(folder / "home", request.param)
+    try:
+        deployment.start()
+        files = deployment.furnished()
+        deployment.backup(files)
+        yield deployment, files
+    finally:
+        deployment.stop()
+
+
+def test_unknown_region(furnished: tuple[Deployment, Path]) -> None:
+    said = furnished[0].run("group", "create", "nowhere", "-l", "westeurop", expect=1).err
+    assert "'westeurop' is not an Azure region" in said
+    assert "westeurope" in said
+    assert (
+        "the region is called 'westeurope'" in furnished[0].run("group", "create", "nowhere", "-l", "we", expect=1).err
+    )
+
+
+def test_overlapping_subnet(furnished: tuple[Deployment, Path]) -> None:
+    said = furnished[0].run(
+        "vnet", "create", "bad", "-g", "rg", "--address-prefixes", "10.7.0.0/16", "--subnet-name", "s",
+        "--subnet-prefix", "10.8.0.0/24", expect=1).err  # fmt: skip
+    assert "10.8.0.0/24" in said
+    assert "10.7.0.0/16" in said
+
+
+def test_full_subnet(furnished: tuple[Deployment, Path]) -> None:
+    deployment = furnished[0]
+    deployment.network("narrow", prefix="10.9.0.0/16", subnet="10.9.0.0/28")
+    deployment.endpoint("first", "safe", "narrow")
+    said = deployment.endpoint("second", "safe", "narrow", expect=1).err
+    assert "SubnetIsFull" in said
+    assert "10.9.0.0/28" in said
+    deployment.run("endpoint", "delete", "first", "-g", "rg")
+
+
+def test_wrong_group_id(furnished: tuple[Deployment, Path]) -> None:
+    said = furnished[0].endpoint("pe", "safe", "spoke", "--group-id", "backup", expect=1).err
+    assert "AzureBackup" in said
+    assert "AzureBackup_secondary" in said
+    said = furnished[0].endpoint("pe", "safe", "spoke", "--group-id", "AzureSiteRecovery", expect=1).err
+    assert "Site Recovery" in said
+
+
+def test_wrong_secret_and_tampered_token(furnished: tuple[Deployment, Path], tmp_path: Path) -> None:
+    deployment = furnished[0]
+    login = tmp_path / "login"
+    login.write_text(json.dumps({"clientId": deployment.connection["clientId"], "clientSecret": "wrong"}))
+    said = deployment.run("endpoint", "delete", "door", "-g", "rg", "--login", login, expect=1).err
+    assert "AADSTS7000215" in said
+    connection = deployment.connection
+    request = urllib.request.Request(
+        f"{connection['resourceManager']}/subscriptions?api-version=2022-12-01",
+        headers={"Authorization": "Bearer a.b.c"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, context=ssl.create_default_context(cafile=connection["caBundle"]))
+    with caught.value as refused:
+        assert refused.code == 401
+        assert json.load(refused)["error"]["code"].startswith(("InvalidAuthenticationToken", "AuthenticationFailed"))
+
+
+def test_port_in_use(furnished: tuple[Deployment, Path], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        other = Deployment(tmp_path / "home", furnished[0].driver)
+        said = other.run("up", "--port", str(port), "--detach", "--driver", other.driver, expect=1).said
+    assert str(port) in said
+    assert "--port" in said
+    other.run("status", expect=3)
+
+
+def test_a_second_up_for_the_same_home(furnished: tuple[Deployment, Path]) -> None:
+    said = furnished[0].run("up", "--port", "0", "--detach", expect=1).said
+    assert "already runs" in said
+
+
+def test_unreadable_files_are_backed_up_around(furnished: tuple[Deployment, Path], tmp_path: Path) -> None:
+    deployment = furnished[0]
+    folder = deployment.files("partly-readable", 5)
+    if os.geteuid() == 0 and deployment.driver == "netns":
+        pytest.skip("root reads every file; the rootless part of the suite and the engine's tests cover this")
+    secret = folder / "file-0003"
+    secret.chmod(0)
+    if os.geteuid() == 0:
+        os.chown(secret, 12345, 12345)
+    answer = deployment.backup(folder, expect=3)
+    assert "file-0003" in answer.said
+    point = next(point for point in deployment.points() if point["item"]["name"].endswith("partly-readable"))
+    restored = deployment.restore(point["id"], "restored-partly")
+    names = {path.name for path in restored.rglob("file-*")}
+    assert names == {"file-0000", "file-0001", "file-0002", "file-0004"}
+
+
+def test_wrong_passphrase(furnished: tuple[Deployment, Path], tmp_path: Path) -> None:
+    deployment, files = furnished
+    wrong = tmp_path / "wrong"
+    wrong.write_text("not the passphrase\n")
+    count = len(deployment.points())
+    said = deployment.inside("web01", "agent", "backup", files, "--passphrase-file", wrong, expect=1).err
+    assert "passphrase" in said.lower()
+    assert len(deployment.points()) == count
+    point = deployment.points()[0]["id"]
+    said = deployment.inside(
+        "web01", "agent", "restore", point, "--to", tmp_path / "r", "--passphrase-file", wrong, expect=1).err  # fmt: skip
+    assert "passphrase" in said.lower()
+
+
+def test_credentials_that_are_not(furnished: tuple[Deployment, Path], tmp_path: Path) -> None:
+    deployment = furnished[0]
+    broken = tmp_path / "broken.credentials"
+    broken.write_text("{")
+    assert (
+        "broken.credentials"
+        in deployment.inside("web01", "agent", "register", "--credentials", broken, expect=(1, 2)).err
+    )
+    said = deployment.inside("web01", "agent", "register", "--credentials", tmp_path / "none", expect=(1, 2)).err
+    assert "none" in said
+
+
+def test_superseded_credentials(furnished: tuple[Deployment, Path]) -> None:
+    deployment = furnished[0]
+    old = deployment.credentials("safe").rename(deployment.home.parent / "old.credentials")
+    deployment.credentials("safe")
+    said = deployment.inside("web01", "agent", "register", "--credentials", old, expect=1).err
+    assert "newest" in said or "newer" in said or "Superseded" in said
+
+
+def test_damaged_pack_is_named_and_the_rest_restored(deployment: Deployment) -> None:
+    files = deployment.furnished(files=10)
+    for number in range(3):
+        (files / f"large-{number}").write_bytes(os.urandom(40 << 20))
+    deployment.backup(files)
+    packs = [path for path in (deployment.home / "store").rglob("*") if path.is_file() and path.parent.name == "packs"]
+    victim = max(packs, key=lambda path: path.stat().st_size)
+    victim.chmod(0o600)
+    with victim.open("r+b") as file:
+        file.seek(victim.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    point = deployment.points()[0]["id"]
+    target = deployment.home.parent / "restored"
+    said = deployment.inside(
+        "web01", "agent", "restore", point, "--to", target, "--passphrase-file", deployment.passphrase, expect=3).said  # fmt: skip
+    assert victim.name in said
+    whole = wrong = 0
+    for path in files.iterdir():
+        found = next(iter(target.rglob(path.name)), None)
+        if found is not None and found.read_bytes() == path.read_bytes():
+            whole += 1
+        else:
+            assert path.name in said, f"{path.name} is damaged or missing and was not named"
+            wrong += 1
+    assert wrong >= 1
+    assert whole >= 10
+    assert deployment.points()[0]["id"] == point, "the point is still there"
+
+
+def test_no_right_to_make_namespaces(tmp_path: Path) -> None:
+    """In a user namespace that may have no child namespaces: the driver says so, names the setting, and does not pretend."""
+    code = (
+        "import os, sys, ctypes\n"
+        "uid = os.getuid()\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "assert libc.unshare(0x10000000) == 0\n"
+        "open('/proc/self/setgroups','w').write('deny')\n"
+        "open('/proc/self/uid_map','w').write(f'{uid} {uid} 1')\n"
+        "open('/proc/sys/user/max_user_namespaces','w').write('0')\n"
+        "open('/proc/sys/user/max_net_namespaces','w').write('0')\n"
+        "from undercroft.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    refused = run("up", "--home", str(tmp_path / "home"), "--port", "0", "--detach", "--driver", "rootless")
+    assert refused.returncode == 1, refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "namespace" in refused.stdout + refused.stderr
+    probe = run("fabric", "probe")
+    assert probe.returncode == 0, probe.stderr
+    assert "loopback" in probe.stdout
+    assert "max_" in probe.stdout
