@@ -1,0 +1,182 @@
+"""Drivers: what builds networks on this machine. One contract, three names.
+
+``netns`` (root) and ``rootless`` are the same code; the second runs after the process has entered a user namespace of its own.
+``loopback`` is for machines whose kernel forbids both: a labelled simulation that builds nothing, so that what
+needs no network still runs and everything else is refused by name. A driver is used from one thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import socket
+import subprocess
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from undercroft.errors import CapabilityMissing, Conflict, LocalProblem, NotFound
+from undercroft.fabric import occupants
+from undercroft.fabric.network import Network
+from undercroft.fabric.occupants import Record
+from undercroft.fabric.specification import Capabilities, Drift, Execution, NetworkSpecification, Transport
+
+__all__ = ["DRIVERS", "Driver", "LoopbackDriver", "NamespaceDriver"]
+
+DRIVERS = ("netns", "rootless", "loopback")
+
+_NO_SECURITY_GROUPS = ("security groups", "not built yet; every packet between VMs of a network is let through")
+_NO_FOREIGN_OWNERS = (
+    "foreign owners",
+    "an unprivileged user namespace holds one user; files of others can be neither read past their mode nor given back. "
+    "Run as root to keep owners",
+)
+
+
+class Driver(Protocol):
+    """Synchronous; see ``specification.Fabric`` for what each method means."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]: ...
+
+    def remove(self, network: str) -> None: ...
+
+    def networks(self) -> frozenset[str]: ...
+
+    def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket: ...
+
+    def spawn(self, execution: Execution) -> subprocess.Popen[bytes] | int:
+        """The started process, or the exit status when it could not be started (said on its standard error)."""
+
+    def close(self) -> None:
+        """End everything that lives in the networks and drop them. The files of VMs stay."""
+
+
+class NamespaceDriver:
+    def __init__(self, name: str, vms: Path, record: Path) -> None:
+        self._name = name
+        self._vms = vms
+        self._record = record
+        self._mark = secrets.token_hex(8)
+        self._boot = Record.current_boot()
+        self._networks: dict[str, Network] = {}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        rootless = self._name == "rootless"
+        return Capabilities(
+            driver=self._name,
+            isolation=True,
+            overlapping_networks=True,
+            privileged_ports=True,
+            execute=True,
+            foreign_owners=not rootless,
+            security_groups=False,
+            missing=(_NO_SECURITY_GROUPS, _NO_FOREIGN_OWNERS) if rootless else (_NO_SECURITY_GROUPS,),
+        )
+
+    def _write_record(self) -> None:
+        inodes = (host.namespace.inode for network in self._networks.values() for host in network.hosts.values())
+        Record(self._boot, self._mark, tuple(sorted(inodes))).write(self._record)
+
+    def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
+        network = self._networks.get(specification.id)
+        for other in self._networks.values():
+            if other is not network and (both := other.hosts.keys() & {host.id for host in specification.hosts}):
+                raise Conflict(f"The VM {min(both)} is in network {other.id}; take it out there first.")
+        if network is None:
+            network = Network(specification.id, self._vms, self._mark, self._write_record)
+            self._networks[specification.id] = network
+        return tuple(network.apply(specification))
+
+    def remove(self, network: str) -> None:
+        found = self._networks.get(network)
+        if found is not None:
+            found.close(keep_files=False)
+            del self._networks[network]
+            self._write_record()
+
+    def networks(self) -> frozenset[str]:
+        return frozenset(self._networks)
+
+    def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
+        found = self._networks.get(network)
+        if found is None:
+            raise NotFound(f"There is no network {network} in this fabric.")
+        kind = socket.SOCK_STREAM if transport is Transport.TCP else socket.SOCK_DGRAM
+        where = "0.0.0.0" if address is None else str(address)
+        try:
+            return found.namespace.bind(where, port, kind)
+        except OSError as error:
+            hint = " Something else listens there." if error.errno == errno.EADDRINUSE else ""
+            raise LocalProblem(
+                f"The kernel refused to listen on {where}:{port}/{transport} in network {network}: "
+                f"{os.strerror(error.errno or 0)}.{hint}"
+            ) from error
+
+    def spawn(self, execution: Execution) -> subprocess.Popen[bytes] | int:
+        for network in self._networks.values():
+            if (host := network.hosts.get(execution.host)) is not None:
+                return host.spawn(execution)
+        raise NotFound(f"There is no VM {execution.host} in this fabric.")
+
+    def close(self) -> None:
+        # All at once: looking through every process of the machine is the expensive part.
+        occupants.end({host.namespace.inode for network in self._networks.values() for host in network.hosts.values()})
+        for network in list(self._networks.values()):
+            network.close(keep_files=True)
+            del self._networks[network.id]
+
+
+class LoopbackDriver:
+    """Builds nothing. It exists so that management can be tried where namespaces are forbidden; it says so."""
+
+    _why = (
+        "this is the loopback simulation: no network is built. 'undercroft fabric probe' says what this machine lacks"
+    )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        lacking = (
+            "networks",
+            "isolation",
+            "overlapping networks",
+            "privileged ports",
+            "execute",
+            "foreign owners",
+            "security groups",
+        )
+        return Capabilities(
+            driver="loopback",
+            isolation=False,
+            overlapping_networks=False,
+            privileged_ports=False,
+            execute=False,
+            foreign_owners=False,
+            security_groups=False,
+            missing=tuple((name, self._why) for name in lacking),
+        )
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise CapabilityMissing(f"The fabric cannot {what}: {self._why}.")
+
+    def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
+        self._refuse(f"build network {specification.id}")
+
+    def remove(self, network: str) -> None:
+        """There is none, so it is gone."""
+
+    def networks(self) -> frozenset[str]:
+        return frozenset()
+
+    def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
+        self._refuse(f"listen in network {network}")
+
+    def spawn(self, execution: Execution) -> subprocess.Popen[bytes] | int:
+        self._refuse(f"run a command in VM {execution.host}")
+
+    def close(self) -> None:
+        """Nothing was built."""
