@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import json
 import os
 import select
 import signal
@@ -28,6 +27,7 @@ from typing import IO
 
 from undercroft.config import Home
 from undercroft.errors import Conflict, LocalProblem, Unavailable
+from undercroft.fabric.running import running_fabric
 
 __all__ = ["Supervisor", "running_supervisor"]
 
@@ -150,9 +150,7 @@ class Supervisor:
 
     def _adopt_fabric(self) -> _Child | None:
         """A fabric that outlived its supervisor, if its socket answers and it runs the driver we want."""
-        from undercroft.fabric.client import running_process
-
-        found = running_process(self._home.fabric_socket)
+        found = running_fabric(self._home.fabric_socket)
         if found is None:
             return None
         if found.driver != self._driver:
@@ -255,12 +253,8 @@ def _last_words(name: str, log_path: Path, start: int, *, timed_out: bool) -> st
     with log_path.open("rb") as log:
         log.seek(start)
         lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    for line in reversed(lines):
-        if line.startswith("{"):
-            try:
-                return str(json.loads(line)["error"]["message"])
-            except (ValueError, KeyError, TypeError):
-                continue
+    if lines and lines[-1].startswith(f"{name}: "):
+        return lines[-1].removeprefix(f"{name}: ")
     why = f"was not ready within {_READY_SECONDS:.0f} s" if timed_out else "ended while starting"
     tail = f": {lines[-1]}" if lines else ""
     return f"The {name} process {why}{tail}. Its log is {log_path}."

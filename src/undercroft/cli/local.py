@@ -120,7 +120,7 @@ def _greet(home: Home) -> None:
 
 def down(*, home: HomeOption) -> int:
     """Stop the service and everything it made; data stays. Also cleans up after processes that were killed."""
-    from undercroft.fabric.client import running_process
+    from undercroft.fabric.running import running_fabric
     from undercroft.supervisor import running_supervisor
 
     place = home_of(home)
@@ -134,7 +134,7 @@ def down(*, home: HomeOption) -> int:
             raise Unavailable(f"Process {pid} did not end within 40 s; see {place.logs}.", code="StillRunning")
         print("Undercroft stopped.")
         return 0
-    fabric = running_process(place.fabric_socket)
+    fabric = running_fabric(place.fabric_socket)
     if fabric is not None:
         descriptor = os.pidfd_open(fabric.pid)
         signal.pidfd_send_signal(descriptor, signal.SIGTERM)
