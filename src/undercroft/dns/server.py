@@ -1,0 +1,263 @@
+"""The name server: one UDP and one TCP socket per network, one chain per network, one set of public names for all.
+
+Everything runs in one event loop. A query that published records answer is answered inside the read callback; only one that needs an
+upstream costs a task. The cache maps a query's bytes (see ``message.cache_key``) to the answer's, holds only answers made of published
+records, and is emptied with every publishing: nothing in it can be too old, so it needs no clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Generator, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+from dns.edns import EDECode
+from dns.rcode import Rcode
+
+from undercroft.clock import Clock
+from undercroft.dns import message
+from undercroft.dns.answers import Answer, Inquiry, UpstreamReply
+from undercroft.dns.chain import Handler, chain, resolution
+from undercroft.dns.forward import Forwarder, UpstreamAddress
+from undercroft.dns.stream import IDLE_SECONDS, Reply, StreamConnection
+from undercroft.dns.views import NetworkView, PublicNames
+from undercroft.dns.zones import PublicSide
+
+__all__ = ["NameServer"]
+
+_log = structlog.get_logger("undercroft.dns")
+
+_CACHED_ANSWERS = 4096
+_CACHED_SIZE = 4096
+"""Per network, and in bytes per answer: a cache never holds more than their product."""
+_DATAGRAM = 4096
+"""A longer query is cut here, and then does not parse; no question needs so much."""
+_DRAIN = 64
+_DRAIN_UNCACHED = 8
+"""Datagrams taken per turn of the event loop, and how many of them may miss the cache (half a millisecond each): the loop is shared."""
+_WAITING = 1024
+"""Questions that wait for an upstream, over all networks."""
+_CONNECTIONS = 128
+"""TCP connections per network."""
+
+_NOT_READY = Answer(Rcode.SERVFAIL, error=(EDECode.NOT_READY, "the names of this network are not published yet"))
+_BUSY = Answer(Rcode.SERVFAIL, error=(EDECode.OTHER, "too many questions wait for the upstream resolvers"))
+_BROKEN = Answer(Rcode.SERVFAIL, error=(EDECode.OTHER, "the name server failed; its log says why"))
+
+
+class _Network:
+    """What is kept per network, published or served or both."""
+
+    def __init__(self) -> None:
+        self.view: NetworkView | None = None
+        self.handlers: tuple[Handler, ...] | None = None
+        self.cache: dict[tuple[bool, bytes], bytes] = {}
+        self.udp: socket.socket | None = None
+        self.listener: asyncio.Server | None = None
+        self.connections: set[StreamConnection] = set()
+
+
+class NameServer:
+    """Serves the networks it is given sockets for, with the names that were published.
+
+    ``serve`` and ``publish`` come in any order; until both the network's view and the public names are published, the network's
+    clients get SERVFAIL, which makes them ask again, where a premature NXDOMAIN would be remembered and a premature public address used.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        forward_to: Sequence[str] = (),
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        connections: int = _CONNECTIONS,
+        attempt_seconds: float | None = None,
+        total_seconds: float | None = None,
+    ) -> None:
+        """``forward_to``: upstream resolvers, ``address`` or ``address:port``, in order of preference. Raises ``InvalidParameter``."""
+        upstreams = [UpstreamAddress.parse(text) for text in forward_to]
+        limits = {"attempt_seconds": attempt_seconds, "total_seconds": total_seconds}
+        given = {name: value for name, value in limits.items() if value is not None}
+        self._forwarder = Forwarder(clock, upstreams, **given) if upstreams else None
+        self._idle_seconds = idle_seconds
+        self._limit = connections
+        self._networks: dict[str, _Network] = {}
+        self._public: PublicSide | None = None
+        self._waiting: set[asyncio.Task[bytes]] = set()
+
+    @property
+    def networks(self) -> frozenset[str]:
+        """The networks that are served now."""
+        return frozenset(name for name, network in self._networks.items() if network.udp is not None)
+
+    async def serve(self, network: str, udp: socket.socket, tcp: socket.socket) -> None:
+        """Answer on these bound sockets, ``tcp`` listening. They are ours from now on, closed by ``stop``.
+
+        A network that is served already gets the new sockets in place of the old ones and keeps its names.
+        """
+        served = self._networks.setdefault(network, _Network())
+        await self._release(served)
+        udp.setblocking(False)
+        tcp.setblocking(False)
+        loop = asyncio.get_running_loop()
+
+        def connection() -> StreamConnection:
+            return StreamConnection(
+                lambda wire: self._respond(served, wire, stream=True),
+                lambda made: self._admit(served, made),
+                served.connections.discard,
+                self._idle_seconds,
+            )
+
+        served.listener = await loop.create_server(connection, sock=tcp)
+        served.udp = udp
+        loop.add_reader(udp.fileno(), self._drain, served, udp)
+
+    async def stop(self, network: str) -> None:
+        """Close the network's sockets and connections and forget its view. Unknown is fine."""
+        served = self._networks.pop(network, None)
+        if served is not None:
+            await self._release(served)
+
+    def publish(self, network: str, view: NetworkView) -> None:
+        """The next query sees this view. Raises ``InvalidParameter`` naming zone, record and value; then the old view stays."""
+        public = self._public or PublicSide(PublicNames())
+        handlers = chain(view, public, forwards=self._forwarder is not None)
+        published = self._networks.setdefault(network, _Network())
+        published.view = view
+        published.handlers = handlers
+        published.cache.clear()
+
+    def publish_public(self, names: PublicNames) -> None:
+        """The next query in any network sees these names. Raises ``InvalidParameter``; then the old names stay."""
+        public = PublicSide(names)
+        forwards = self._forwarder is not None
+        self._public = public
+        for network in self._networks.values():
+            if network.view is not None:
+                network.handlers = chain(network.view, public, forwards=forwards)
+                network.cache.clear()
+
+    async def close(self) -> None:
+        """Stop every network, and drop what still waits for an upstream."""
+        for network in tuple(self._networks):
+            await self.stop(network)
+        tasks = tuple(self._waiting)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._forwarder is not None:
+            await self._forwarder.close()
+
+    async def _release(self, served: _Network) -> None:
+        if served.udp is not None:
+            asyncio.get_running_loop().remove_reader(served.udp.fileno())
+            served.udp.close()
+            served.udp = None
+        if served.listener is not None:
+            served.listener.close()
+            for connection in tuple(served.connections):
+                connection.abort()
+            await served.listener.wait_closed()
+            served.listener = None
+
+    def _admit(self, served: _Network, connection: StreamConnection) -> bool:
+        if len(served.connections) >= self._limit:
+            return False
+        served.connections.add(connection)
+        return True
+
+    def _drain(self, served: _Network, udp: socket.socket) -> None:
+        """Answer what waits on the socket, as much as one turn of the loop allows; the rest makes it readable again."""
+        uncached = 0
+        for _ in range(_DRAIN):
+            try:
+                wire, peer = udp.recvfrom(_DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                _log.warning("receiving failed", error=str(error))
+                return
+            hit = served.cache.get((False, message.cache_key(wire)))
+            if hit is not None:
+                _send(udp, wire[:2] + hit, peer)
+                continue
+            reply = self._respond(served, wire, stream=False)
+            if isinstance(reply, bytes):
+                _send(udp, reply, peer)
+            elif reply is not None:
+                reply.add_done_callback(partial(_send_later, served, udp, peer))
+            uncached += 1
+            if uncached >= _DRAIN_UNCACHED:
+                return
+
+    def _respond(self, served: _Network, wire: bytes, *, stream: bool) -> Reply:
+        """The outermost layer of this plane: whatever goes wrong inside is logged and answered with SERVFAIL."""
+        try:
+            return self._answer(served, wire, stream)
+        except Exception:
+            _log.exception("answering failed", query=wire[:512].hex())
+            return message.failure(wire, Rcode.SERVFAIL) if len(wire) >= 12 else None
+
+    def _answer(self, served: _Network, wire: bytes, stream: bool) -> Reply:
+        key = (stream, message.cache_key(wire))
+        hit = served.cache.get(key)
+        if hit is not None:
+            return wire[:2] + hit
+        query = message.read(wire)
+        if not isinstance(query, message.Query):
+            return query
+        if served.handlers is None or self._public is None:
+            return message.write(query, _NOT_READY, stream=stream)
+        steps = resolution(served.handlers, query.question)
+        try:
+            inquiry = next(steps)
+        except StopIteration as end:
+            answer: Answer = end.value
+            reply = message.write(query, answer, stream=stream)
+            if answer.lasting and len(reply) <= _CACHED_SIZE:
+                if len(served.cache) >= _CACHED_ANSWERS:
+                    del served.cache[next(iter(served.cache))]
+                served.cache[key] = reply[2:]
+            return reply
+        if self._forwarder is None or len(self._waiting) >= _WAITING:
+            return message.write(query, _BUSY, stream=stream)
+        task = asyncio.create_task(self._finish(self._forwarder, query, steps, inquiry, stream))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        return task
+
+    async def _finish(
+        self,
+        forwarder: Forwarder,
+        query: message.Query,
+        steps: Generator[Inquiry, UpstreamReply, Answer],
+        inquiry: Inquiry,
+        stream: bool,
+    ) -> bytes:
+        try:
+            while True:
+                inquiry = steps.send(await forwarder.ask(inquiry))
+        except StopIteration as end:
+            return message.write(query, end.value, stream=stream)
+        except Exception:
+            _log.exception("answering failed", question=str(query.question))
+            return message.write(query, _BROKEN, stream=stream)
+
+
+def _send(udp: socket.socket, reply: bytes, peer: Any) -> None:
+    try:
+        udp.sendto(reply, peer)
+    except BlockingIOError:
+        pass  # the socket's buffer is full: a datagram may be lost, and its client asks again
+    except OSError as error:
+        _log.info("sending failed", peer=str(peer), error=str(error))
+
+
+def _send_later(served: _Network, udp: socket.socket, peer: Any, reply: asyncio.Future[bytes]) -> None:
+    # Else the server closes, or the network was stopped or got other sockets meanwhile.
+    if not reply.cancelled() and served.udp is udp:
+        _send(udp, reply.result(), peer)

@@ -1,0 +1,56 @@
+"""What is published to the name server: frozen values, made by ``workers`` from state. No DNS library here.
+
+Every name is lower case and has no trailing dot. Names *inside* values (of CNAME, MX, PTR, SRV) are fully qualified with or without the
+dot, as in ARM's ``cnameRecord.cname``; they are never relative to the zone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+__all__ = ["RECORD_TYPES", "NetworkView", "PublicNames", "RecordSetView", "ZoneView"]
+
+RECORD_TYPES = frozenset({"A", "AAAA", "CNAME", "MX", "PTR", "SOA", "SRV", "TXT"})
+"""The record types of private zones; NS does not exist there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSetView:
+    ttl: int
+    values: tuple[str, ...]
+    """Zone-file form: ``10.0.0.4``, ``10 mail.contoso.com``, ``"some text" "more text"``. A set without values is not served."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneView:
+    """A private zone by one link. Its SOA record is made when the records have none."""
+
+    name: str
+    records: Mapping[tuple[str, str], RecordSetView]
+    """By (relative name, type); ``@`` is the zone itself, ``*`` the wildcard of RFC 4592."""
+    nxdomain_redirect: bool = False
+    """The link's resolutionPolicy is NxDomainRedirect: what the zone lacks is looked up as if it were not linked."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkView:
+    zones: tuple[ZoneView, ...] = ()
+    """The private zones linked to this network, in any order; the same name twice is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicNames:
+    """The deployment's names on the public side: the same for every network."""
+
+    addresses: Mapping[str, tuple[IPv4Address, ...]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Name to CNAME target. While an account has an approved endpoint, ``{account}.blob…`` points to
+    ``{account}.privatelink.blob…``. A target without addresses of its own has those of the alias, so that a network
+    without the private zone reaches the public side."""
+    suffixes: tuple[str, ...] = ()
+    """What belongs to this deployment altogether (``undercroft.internal``): names below it that are not listed do not exist
+    and are never asked of an upstream resolver. Leave out what is shared with the internet (``core.windows.net``)."""
+    address_ttl: int = 10
+    alias_ttl: int = 10
