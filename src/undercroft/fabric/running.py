@@ -10,7 +10,7 @@ from pathlib import Path
 
 from undercroft.errors import Unavailable
 from undercroft.fabric.client import FabricClient
-from undercroft.fabric.process import reachable
+from undercroft.fabric.messages import reachable
 
 __all__ = ["RunningFabric", "running_fabric"]
 
