@@ -10,7 +10,13 @@ service's JSON in ``dataplane.backup``, text in ``cli.main``); nothing else writ
     │   ├── InvalidParameter    400  one named value is wrong
     │   ├── UnknownField        400  a property, parameter or type we do not know
     │   ├── UnknownRegion       400  not the name of an Azure region
+    │   ├── MethodNotAllowed    405  the path is known, this verb on it is not
+    │   ├── TooSlow             408  the request did not arrive in time
+    │   ├── TooLarge            413  the request is larger than the limit
+    │   ├── LengthRequired      411  a body without Content-Length where its size must be known before
+    │   ├── RangeNotSatisfiable 416  the asked range lies outside the object
     │   └── CapabilityMissing   501  known, not built (or not possible with this driver): refused by name
+    ├── Misdirected             421  server name, Host and door do not belong together
     ├── NotAuthenticated        401  no token, or one that does not verify
     ├── NotAuthorized           403  a good token without the right
     ├── RefusedByNetworkRule    403  the vault's public access is Disabled and the call came by a public door
@@ -36,15 +42,21 @@ __all__ = [
     "DamagedData",
     "InvalidInput",
     "InvalidParameter",
+    "LengthRequired",
     "LocalProblem",
+    "MethodNotAllowed",
+    "Misdirected",
     "NotAuthenticated",
     "NotAuthorized",
     "NotFound",
     "PeerMisbehaved",
     "PreconditionFailed",
+    "RangeNotSatisfiable",
     "RefusedByNetworkRule",
     "StorageFull",
     "Throttled",
+    "TooLarge",
+    "TooSlow",
     "Unavailable",
     "UndercroftError",
     "UnknownField",
@@ -86,10 +98,42 @@ class UnknownRegion(InvalidInput):
     default_code = "LocationNotAvailableForResourceType"
 
 
+class MethodNotAllowed(InvalidInput):
+    default_code = "MethodNotAllowed"
+    status = 405
+
+
+class TooSlow(InvalidInput):
+    default_code = "RequestTimeout"
+    status = 408
+
+
+class TooLarge(InvalidInput):
+    default_code = "RequestContentTooLarge"
+    status = 413
+
+
 class CapabilityMissing(InvalidInput):
     default_code = "NotImplemented"
     status = 501
     exit_status = 1
+
+
+class LengthRequired(InvalidInput):
+    default_code = "MissingContentLengthHeader"
+    status = 411
+
+
+class RangeNotSatisfiable(InvalidInput):
+    default_code = "InvalidRange"
+    status = 416
+
+
+class Misdirected(UndercroftError):
+    """RFC 9110 section 15.5.20: the connection is not one for this host."""
+
+    default_code = "MisdirectedRequest"
+    status = 421
 
 
 class NotAuthenticated(UndercroftError):

@@ -52,6 +52,8 @@ class Call:
     base_url: str
     if_match: str | None = None
     if_none_match: str | None = None
+    path: str = "/"
+    """The path as the client wrote it, decoded: for links back to the same collection."""
 
 
 @dataclass(frozen=True, slots=True)
