@@ -22,7 +22,7 @@ from undercroft.fabric.network import Network
 from undercroft.fabric.occupants import Record
 from undercroft.fabric.specification import Capabilities, Drift, Execution, NetworkSpecification, Transport
 
-__all__ = ["DRIVERS", "Driver", "LoopbackDriver", "NamespaceDriver"]
+__all__ = ["DRIVERS", "Driver", "LoopbackDriver", "NamespaceDriver", "capabilities_of"]
 
 DRIVERS = ("netns", "rootless", "loopback")
 
@@ -32,6 +32,28 @@ _NO_FOREIGN_OWNERS = (
     "an unprivileged user namespace holds one user; files of others can be neither read past their mode nor given back. "
     "Run as root to keep owners",
 )
+_SIMULATION = (
+    "this is the loopback simulation: no network is built. 'undercroft fabric probe' says what this machine lacks"
+)
+
+
+def capabilities_of(driver: str) -> Capabilities:
+    real, rootless = driver != "loopback", driver == "rootless"
+    if not real:
+        lacking = "networks", "isolation", "overlapping networks", "privileged ports", "execute", "foreign owners"
+        missing = tuple((name, _SIMULATION) for name in (*lacking, "security groups"))
+    else:
+        missing = (_NO_SECURITY_GROUPS, _NO_FOREIGN_OWNERS) if rootless else (_NO_SECURITY_GROUPS,)
+    return Capabilities(
+        driver=driver,
+        isolation=real,
+        overlapping_networks=real,
+        privileged_ports=real,
+        execute=real,
+        foreign_owners=real and not rootless,
+        security_groups=False,
+        missing=missing,
+    )
 
 
 class Driver(Protocol):
@@ -66,17 +88,7 @@ class NamespaceDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        rootless = self._name == "rootless"
-        return Capabilities(
-            driver=self._name,
-            isolation=True,
-            overlapping_networks=True,
-            privileged_ports=True,
-            execute=True,
-            foreign_owners=not rootless,
-            security_groups=False,
-            missing=(_NO_SECURITY_GROUPS, _NO_FOREIGN_OWNERS) if rootless else (_NO_SECURITY_GROUPS,),
-        )
+        return capabilities_of(self._name)
 
     def _write_record(self) -> None:
         inodes = (host.namespace.inode for network in self._networks.values() for host in network.hosts.values())
@@ -134,34 +146,12 @@ class NamespaceDriver:
 class LoopbackDriver:
     """Builds nothing. It exists so that management can be tried where namespaces are forbidden; it says so."""
 
-    _why = (
-        "this is the loopback simulation: no network is built. 'undercroft fabric probe' says what this machine lacks"
-    )
-
     @property
     def capabilities(self) -> Capabilities:
-        lacking = (
-            "networks",
-            "isolation",
-            "overlapping networks",
-            "privileged ports",
-            "execute",
-            "foreign owners",
-            "security groups",
-        )
-        return Capabilities(
-            driver="loopback",
-            isolation=False,
-            overlapping_networks=False,
-            privileged_ports=False,
-            execute=False,
-            foreign_owners=False,
-            security_groups=False,
-            missing=tuple((name, self._why) for name in lacking),
-        )
+        return capabilities_of("loopback")
 
     def _refuse(self, what: str) -> NoReturn:
-        raise CapabilityMissing(f"The fabric cannot {what}: {self._why}.")
+        raise CapabilityMissing(f"The fabric cannot {what}: {_SIMULATION}.")
 
     def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
         self._refuse(f"build network {specification.id}")
