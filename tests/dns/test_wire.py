@@ -9,6 +9,7 @@ import struct
 import dns.edns
 import dns.flags
 import dns.message
+import dns.name
 import dns.opcode
 import dns.rcode
 import dns.rdataclass
@@ -289,3 +290,27 @@ async def test_the_cache_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatc
     for number in range(40):
         assert (await served.ask(f"no{number}.contoso.com")).rcode() == dns.rcode.NXDOMAIN
     assert len(served.server._networks["a"].cache) == 10
+
+
+async def test_a_signed_query_is_told_that_no_key_is_shared(serve: Serve) -> None:
+    served = await serve(ZONE)
+    query = dns.message.make_query("www.contoso.com", "A")
+    query.use_tsig({dns.name.from_text("key"): b"secret"})
+    wire = await exchange(served, query.to_wire())
+    assert wire is not None
+    assert wire[3] & 0xF == dns.rcode.NOTAUTH
+
+
+@settings(max_examples=300, deadline=None)
+@example(wire=EDNS[:-14])
+@given(wire=st.one_of(damaged(QUERY), damaged(EDNS)))
+def test_the_cache_changes_no_answer(wire: bytes) -> None:
+    """The key leaves out the id and a cookie; whatever the bytes, a server that remembers says what one without memory says."""
+    warm, cold = NameServer(ManualClock()), NameServer(ManualClock())
+    for server in (warm, cold):
+        server.publish_public(PUBLIC)
+        server.publish("a", NetworkView((ZONE,)))
+    for known in (QUERY, EDNS, EDNS[:-14] + b"\0\0", wire):
+        warm._respond(warm._networks["a"], known, stream=False)
+    expected = cold._respond(cold._networks["a"], wire, stream=False)
+    assert warm._respond(warm._networks["a"], wire, stream=False) == expected

@@ -15,7 +15,7 @@ from dns.rcode import Rcode
 from dns.rdatatype import AAAA, CNAME, A, RdataType
 
 from undercroft.dns.answers import Absent, Alias, Answer, Inquiry, Outcome, Placed, Question, Records, UpstreamReply
-from undercroft.dns.views import NetworkView
+from undercroft.dns.views import NetworkView, PublicNames
 from undercroft.dns.zones import PublicSide, Zone, ancestors, denial_at
 from undercroft.errors import InvalidParameter
 
@@ -47,10 +47,7 @@ class LinkedZones:
                 text = zone.name.to_text(omit_final_dot=True)
                 raise InvalidParameter(f"Two zones '{text}' are linked to one network; unlink one.", target="zones")
             self._zones[zone.name] = zone
-
-    @property
-    def above(self) -> frozenset[Name]:
-        return frozenset(above for name in self._zones for above in ancestors(name))
+        self.above = frozenset(above for name in self._zones for above in ancestors(name))
 
     def _zone(self, name: Name) -> Zone | None:
         if not self._zones:
@@ -70,8 +67,12 @@ class LinkedZones:
 
 
 class DeploymentNames:
-    def __init__(self, public: PublicSide) -> None:
-        self._public = public
+    def __init__(self, names: PublicNames) -> None:
+        self._public = PublicSide(names)
+
+    @property
+    def above(self) -> frozenset[Name]:
+        return self._public.above
 
     def owns(self, name: Name) -> bool:
         return self._public.owns(name)
@@ -99,28 +100,27 @@ class Nobody:
     exists is not denied: a resolver may take NXDOMAIN to cover all that is below it (RFC 8020).
     """
 
-    def __init__(self, above: frozenset[Name]) -> None:
-        self._above = above
+    def __init__(self, zones: LinkedZones, public: DeploymentNames) -> None:
+        self._above = (zones.above, public.above)
         self._denial = denial_at(root)
 
     def owns(self, name: Name) -> bool:
         return False
 
     def look_up(self, name: Name, kind: RdataType) -> Outcome:
-        exists = name == root or name in self._above
+        exists = name == root or any(name in above for above in self._above)
         return Absent(exists, self._denial, "no linked zone or public name, and no upstream resolver is configured")
 
 
-def chain(view: NetworkView, public: PublicSide, *, forwards: bool) -> tuple[Handler, ...]:
-    """The handlers of one network, in order. Raises ``InvalidParameter`` for a view that cannot be served."""
-    zones = LinkedZones(view)
+def chain(zones: LinkedZones, public: DeploymentNames, *, forwards: bool) -> tuple[Handler, ...]:
+    """The handlers of one network, in order."""
     return (
         # First, because shadowing everybody else's names is what a private zone is for; a zone without the name says NXDOMAIN.
         zones,
         # Before the upstream, because under Azure's own suffixes the internet has other answers for these names.
-        DeploymentNames(public),
+        public,
         # Last, because it has an opinion on every name.
-        Upstream() if forwards else Nobody(zones.above | public.above),
+        Upstream() if forwards else Nobody(zones, public),
     )
 
 

@@ -20,18 +20,17 @@ from dns.rcode import Rcode
 from undercroft.clock import Clock
 from undercroft.dns import message
 from undercroft.dns.answers import Answer, Inquiry, UpstreamReply
-from undercroft.dns.chain import Handler, chain, resolution
+from undercroft.dns.chain import DeploymentNames, Handler, LinkedZones, chain, resolution
 from undercroft.dns.forward import Forwarder, UpstreamAddress
 from undercroft.dns.stream import IDLE_SECONDS, Reply, StreamConnection
 from undercroft.dns.views import NetworkView, PublicNames
-from undercroft.dns.zones import PublicSide
 
 __all__ = ["NameServer"]
 
 _log = structlog.get_logger("undercroft.dns")
 
-_CACHED_ANSWERS = 4096
-_CACHED_SIZE = 4096
+_CACHED_ANSWERS = 2048
+_CACHED_SIZE = 1232
 """Per network, and in bytes per answer: a cache never holds more than their product."""
 _DATAGRAM = 4096
 """A longer query is cut here, and then does not parse; no question needs so much."""
@@ -52,7 +51,7 @@ class _Network:
     """What is kept per network, published or served or both."""
 
     def __init__(self) -> None:
-        self.view: NetworkView | None = None
+        self.zones: LinkedZones | None = None
         self.handlers: tuple[Handler, ...] | None = None
         self.cache: dict[tuple[bool, bytes], bytes] = {}
         self.udp: socket.socket | None = None
@@ -85,7 +84,7 @@ class NameServer:
         self._idle_seconds = idle_seconds
         self._limit = connections
         self._networks: dict[str, _Network] = {}
-        self._public: PublicSide | None = None
+        self._public: DeploymentNames | None = None
         self._waiting: set[asyncio.Task[bytes]] = set()
 
     @property
@@ -117,29 +116,44 @@ class NameServer:
         loop.add_reader(udp.fileno(), self._drain, served, udp)
 
     async def stop(self, network: str) -> None:
-        """Close the network's sockets and connections and forget its view. Unknown is fine."""
-        served = self._networks.pop(network, None)
+        """Close the network's sockets and connections. Unknown is fine.
+
+        What was published stays: a network that is served again (its fabric was restarted) has its names at once.
+        """
+        served = self._networks.get(network)
         if served is not None:
             await self._release(served)
 
+    def withdraw(self, network: str) -> None:
+        """Forget what was published for a network that is gone. One that is still served answers SERVFAIL from now on."""
+        published = self._networks.get(network)
+        if published is None:
+            return
+        published.zones = None
+        self._link(published)
+        if published.udp is None:
+            del self._networks[network]
+
     def publish(self, network: str, view: NetworkView) -> None:
         """The next query sees this view. Raises ``InvalidParameter`` naming zone, record and value; then the old view stays."""
-        public = self._public or PublicSide(PublicNames())
-        handlers = chain(view, public, forwards=self._forwarder is not None)
+        zones = LinkedZones(view)
         published = self._networks.setdefault(network, _Network())
-        published.view = view
-        published.handlers = handlers
-        published.cache.clear()
+        published.zones = zones
+        self._link(published)
 
     def publish_public(self, names: PublicNames) -> None:
         """The next query in any network sees these names. Raises ``InvalidParameter``; then the old names stay."""
-        public = PublicSide(names)
-        forwards = self._forwarder is not None
-        self._public = public
+        self._public = DeploymentNames(names)
         for network in self._networks.values():
-            if network.view is not None:
-                network.handlers = chain(network.view, public, forwards=forwards)
-                network.cache.clear()
+            self._link(network)
+
+    def _link(self, network: _Network) -> None:
+        """Make the network's chain of what is published, and forget what the old one answered."""
+        network.cache.clear()
+        if network.zones is None or self._public is None:
+            network.handlers = None
+        else:
+            network.handlers = chain(network.zones, self._public, forwards=self._forwarder is not None)
 
     async def close(self) -> None:
         """Stop every network, and drop what still waits for an upstream."""
@@ -210,7 +224,7 @@ class NameServer:
         query = message.read(wire)
         if not isinstance(query, message.Query):
             return query
-        if served.handlers is None or self._public is None:
+        if served.handlers is None:
             return message.write(query, _NOT_READY, stream=stream)
         steps = resolution(served.handlers, query.question)
         try:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address
 
 import dns.rdata
 import dns.rdatatype
 from dns.exception import DNSException
 from dns.name import Name, from_text, root
+from dns.rdata import Rdata
 from dns.rdataclass import IN
 from dns.rdataset import Rdataset, from_rdata, from_rdata_list
 from dns.rdatatype import CNAME, SOA, RdataType
@@ -55,14 +57,21 @@ def _name(text: str, what: str, origin: Name = root) -> Name:
         raise InvalidParameter(f"The {what} '{text}' is not a DNS name: {error}", target=text) from error
 
 
+@lru_cache(maxsize=16384)
+def _rdata(kind: RdataType, value: str) -> Rdata:
+    """Remembered, because a view is published whole when one record of it has changed, and once per linked network."""
+    # The root as origin: a name in a value is fully qualified, with or without its dot (see views).
+    return dns.rdata.from_text(IN, kind, value, origin=root, relativize=False)
+
+
 def _parse(where: str, kind: RdataType, records: RecordSetView) -> Rdataset:
+    """Raises ``InvalidParameter`` beginning with ``where``."""
     if not 0 <= records.ttl <= _LONGEST_TTL:
         raise InvalidParameter(f"{where}: the TTL {records.ttl} is not within 0 and {_LONGEST_TTL}.", target="ttl")
     parsed = []
     for value in records.values:
         try:
-            # The root as origin: a name in a value is fully qualified, with or without its dot (see views).
-            parsed.append(dns.rdata.from_text(IN, kind, value, origin=root, relativize=False))
+            parsed.append(_rdata(kind, value))
         except (DNSException, UnicodeError, ValueError) as error:
             message = f"{where}: the value {value!r} is not a {kind.name} record in zone-file form: {error}"
             raise InvalidParameter(message, target=where) from error
