@@ -1,0 +1,99 @@
+"""The storage accounts that a vault allots as it goes, seen from this host: are they ready, do their names resolve here?
+
+New names appear after the first registration and after the first backup. With Azure DNS the records follow by themselves;
+with a custom DNS server or a hosts file an administrator adds them (article: *DNS records for blobs after the first backup*).
+The messages here therefore name the records that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from undercroft.errors import Unavailable
+
+from .messages import Account, Container, Grant, OpenBackup, OpenRestore
+from .resolve import LegFailed, Resolver, Route, looks_private, split_port
+from .session import Patience, Session
+
+__all__ = ["await_accounts", "await_grant", "check_storage", "unreachable_hosts"]
+
+PAUSE = 1.0
+ADD_RECORD = (
+    "With a custom DNS server or a hosts file, add an A record for it with the address shown in the private endpoint's DNS "
+    "configuration (new accounts appear after the first registration and after the first backup), then run the command again."
+)
+Opened = TypeVar("Opened", OpenBackup, OpenRestore)
+
+
+def await_accounts(session: Session, seconds: float) -> Container:
+    """The container once no account is pending; ``Unavailable`` says what is when time is up."""
+    patience = Patience(session.clock, seconds, session.stop)
+    while True:
+        container = session.call("fc1", "GET", "/v1/container", Container)
+        if container.pending <= 0:
+            return container
+        if not patience.wait(PAUSE):
+            raise Unavailable(not_ready(container.pending, seconds), code="UserErrorAccountNotReady")
+
+
+def not_ready(pending: int, seconds: float) -> str:
+    return (
+        f"{pending} storage account{'s' if pending != 1 else ''} of the vault did not become ready on this endpoint within "
+        f"{seconds:.0f} s. Look at the private endpoint: a full subnet leaves new accounts without an address, and a zone group "
+        "that lacks the blob or queue zone leaves them without a record. Then run the command again."
+    )
+
+
+def await_grant(
+    session: Session, service: str, opened: Opened, renew: str, reply: type[Opened], seconds: float
+) -> Grant:
+    """The grant of a backup or restore, asked for again every second while its account is not ready on this endpoint."""
+    patience = Patience(session.clock, seconds, session.stop)
+    while opened.grant is None:
+        if not patience.wait(PAUSE):
+            raise Unavailable(not_ready(max(opened.pending, 1), seconds), code="UserErrorAccountNotReady")
+        opened = session.call(service, "POST", renew, reply)
+    return opened.grant
+
+
+def unreachable_hosts(resolver: Resolver, accounts: Iterable[Account]) -> list[str]:
+    """One warning per storage name that this host cannot resolve."""
+    warnings = []
+    for account in accounts:
+        for authority in (account.blob_host, account.queue_host):
+            if authority is None:
+                continue
+            try:
+                resolver.addresses(split_port(authority)[0])
+            except LegFailed as error:
+                warnings.append(
+                    f"The name of the vault's account '{account.name}' does not resolve here. {error.message}. {ADD_RECORD}"
+                )
+    return warnings
+
+
+def check_storage(session: Session, grant: Grant) -> tuple[Route, str]:
+    """Connects once to the account that the bytes will go to; its route, and a warning or an empty text. ``LegFailed``
+    names the DNS name and what failed about it."""
+    dialer = session.exchange.dialer
+    try:
+        connection, route = dialer.leg(grant.blob_host, "private")
+    except LegFailed as error:
+        hint = f" {ADD_RECORD}" if error.leg == "name" else ""
+        raise LegFailed(
+            f"The vault's storage account '{grant.account}' cannot be reached: {error.message}.{hint}",
+            leg=error.leg,
+            code="UserErrorStorageAccountUnreachable",
+        ) from error
+    connection.close()
+    vault_is_private = any(
+        known.path == "private" and looks_private(known.address) for known in session.routes.values()
+    )
+    if looks_private(route.address) or not vault_is_private:
+        return Route(route.host, route.address, route.port, "private" if looks_private(route.address) else "public"), ""
+    return (
+        Route(route.host, route.address, route.port, "public"),
+        f"The vault is reached privately, but {split_port(grant.blob_host)[0]} resolves to {route.address}, which looks public: the "
+        f"record is missing in this host's DNS. It works only while the vault's public access is enabled. {ADD_RECORD}",
+    )
