@@ -22,7 +22,7 @@ MIB = 1 << 20
 FULL = (Extent(52_000, 1280 * MIB), Extent(3, 1200 * MIB))
 QUICK = (Extent(2_000, 30 * MIB), Extent(3, 60 * MIB))
 NEEDED_FREE = {False: 14_000 * MIB, True: 1_000 * MIB}
-TITLES = {"a": "many files", "b": "few large files"}
+TITLES = {"a": "many files, 4 % of them change", "b": "few large files, 4 % of their content changes"}
 
 
 def main() -> int:
