@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 
@@ -17,8 +18,9 @@ import dns.update
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from tests.dns.loopback import PUBLIC, Serve, Served, zone
+from tests.dns.loopback import PUBLIC, Serve, Served, sockets, zone
 from undercroft.clock import ManualClock
 from undercroft.dns import message
 from undercroft.dns.server import NameServer
@@ -175,12 +177,6 @@ def test_any_bytes_give_an_answer_or_silence(wire: bytes) -> None:
 
 async def test_any_bytes_leave_the_server_answering() -> None:
     """Hypothesis against live sockets: the loop is ours, so that one server lives through all examples."""
-    import contextlib
-
-    from structlog.testing import capture_logs
-
-    from tests.dns.loopback import sockets
-
     server = NameServer(ManualClock())
     udp, tcp = sockets()
     await server.serve("a", udp, tcp)

@@ -224,6 +224,7 @@ async def test_serving_again_moves_to_the_new_sockets_and_keeps_the_names(serve:
         ({("w", "MX"): ("mail.contoso.com",)}, "mail.contoso.com"),
         ({("a" * 64, "A"): ("10.0.0.1",)}, "a" * 64),
         ({("www.fabrikam.com.", "A"): ("10.0.0.1",)}, "relative"),
+        ({("", "A"): ("10.0.0.1",)}, "relative"),
         ({("w", "TXT"): ("x" * 300,)}, "x" * 300),
         ({("W", "A"): ("10.0.0.1",), ("w", "A"): ("10.0.0.2",)}, "given twice"),
     ],

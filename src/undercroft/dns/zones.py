@@ -110,12 +110,12 @@ class Zone:
                 known = ", ".join(sorted(RECORD_TYPES))
                 raise InvalidParameter(f"{where}: private zones have {known} records only.", target="type")
             owner = apex if relative == "@" else _name(relative, f"record name in zone '{view.name}'", apex)
-            if not owner.is_subdomain(apex) or (owner == apex and relative != "@"):
+            if not relative or relative.endswith("."):
                 raise InvalidParameter(f"{where}: the name must be relative to the zone, or '@'.", target="name")
             type_ = RdataType.make(kind)
-            if owner == apex and type_ == CNAME:
+            if owner is apex and type_ == CNAME:
                 raise InvalidParameter(f"{where}: the zone itself cannot be a CNAME (RFC 1034 3.6.2).", target="type")
-            if owner != apex and type_ == SOA:
+            if owner is not apex and type_ == SOA:
                 raise InvalidParameter(f"{where}: only the zone itself ('@') has an SOA record.", target="name")
             if not records.values:
                 continue  # our decision: an empty record set exists for ARM and is unknown to DNS
@@ -128,10 +128,8 @@ class Zone:
                 raise InvalidParameter(
                     f"{where}: a CNAME admits no other record at its name (RFC 1034 3.6.2).", target="name"
                 )
-            for above in ancestors(owner):
-                if above == apex:
-                    break
-                nodes.setdefault(above, {})
+            for depth in range(1, len(owner.labels) - len(apex.labels)):
+                nodes.setdefault(Name(owner.labels[depth:]), {})  # an empty non-terminal, unless it has records too
         soa = nodes[apex].setdefault(SOA, _soa())
         return cls(apex, nodes, _denial(apex, soa), view.nxdomain_redirect)
 
