@@ -285,7 +285,12 @@ async def test_the_cache_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatc
     served = await serve(ZONE)
     for number in range(40):
         assert (await served.ask(f"no{number}.contoso.com")).rcode() == dns.rcode.NXDOMAIN
-    assert len(served.server._networks["a"].cache) == 10
+    cache = served.server._networks["a"].cache
+    assert len(cache) == 10
+    before = list(cache)
+    padding = dns.edns.GenericOption(dns.edns.OptionType.PADDING, b"\0" * 60_000)
+    assert (await served.ask("www.contoso.com", tcp=True, use_edns=0, options=[padding])).answer
+    assert list(cache) == before, "a query padded to its limit is answered and not remembered"
 
 
 async def test_a_signed_query_is_told_that_no_key_is_shared(serve: Serve) -> None:
