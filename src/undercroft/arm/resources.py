@@ -27,14 +27,18 @@ __all__ = [
     "by_group",
     "by_parent",
     "by_subscription",
+    "check_scope",
     "check_tags",
     "delete",
     "get",
+    "inside",
     "put",
     "require",
     "require_group",
     "set_state",
     "subscription_exists",
+    "subscription_missing",
+    "top_level",
 ]
 
 B = TypeVar("B")
@@ -223,6 +227,36 @@ def by_subscription(
     connection: Connection, subscription: str, type: str, into: type[B], *, after: str = "", limit: int = 1000
 ) -> tuple[Resource[B], ...]:
     return _some(connection, into, type, resources.c.subscription == subscription.lower(), after, limit)
+
+
+def inside(connection: Connection, group: ResourceId) -> tuple[ResourceId, ...]:
+    """The ids of everything in a group, whatever its type."""
+    rows = connection.execute(
+        select(resources.c.id).where(resources.c.group_key == group.key).order_by(resources.c.key)
+    )
+    return tuple(ResourceId.parse(row.id) for row in rows)
+
+
+def top_level(
+    connection: Connection, within: ResourceId, *, after: str = "", limit: int = 1000
+) -> tuple[Resource[msgspec.Raw], ...]:
+    """The top-level resources of any type in a group or in a whole subscription, their bodies undecoded."""
+    place = resources.c.subscription == (within.subscription or "").lower()
+    if within.group is not None:
+        place = resources.c.group_key == within.key
+    query = select(resources).where(place, resources.c.parent_key == resources.c.group_key, resources.c.key > after)
+    rows = connection.execute(query.order_by(resources.c.key).limit(limit))
+    return tuple(_resource(row, msgspec.Raw) for row in rows)
+
+
+def check_scope(connection: Connection, scope: ResourceId) -> None:
+    """The subscription, group and top-level resource of a scope exist. (What is nested deeper need not be a row.)"""
+    if scope.group is not None:
+        require_group(connection, scope)
+    if scope.namespace is not None and scope.group is not None:
+        top = ResourceId(scope.subscription, scope.group, scope.namespace, scope.types[:1], scope.names[:1])
+        if not _exists(connection, top):
+            require(connection, top, msgspec.Raw)
 
 
 def _some(

@@ -8,6 +8,7 @@ principal appears in the same transaction as what it belongs to.
 from __future__ import annotations
 
 import secrets
+import string
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ __all__ = [
     "verify_secret",
 ]
 
+_ALPHABET = string.ascii_letters + string.digits
 SERVICE_PRINCIPAL = "ServicePrincipal"
 
 # The secrets are 256 random bits, so the hash need not slow down guessing much; OWASP's smallest Argon2id profile
@@ -54,7 +56,8 @@ class Principal:
 
 
 def new_secret() -> str:
-    return secrets.token_urlsafe(32)
+    """256 random bits in letters and digits: nothing that a shell or an option parser would take for something else."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(43))
 
 
 def hash_secret(secret: str) -> str:
