@@ -1,0 +1,56 @@
+"""The data plane of one node, put together."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from undercroft.clock import Clock
+from undercroft.config import Settings
+from undercroft.dataplane.application import Application, Front, Verifier
+from undercroft.dataplane.doors import Doors
+from undercroft.dataplane.listener import Limits, Listener
+from undercroft.state.database import Database
+from undercroft.store.store import Store
+
+__all__ = ["DataPlane"]
+
+
+class DataPlane:
+    """Construct inside the running loop; then ``start``, then ``serve`` a listening socket per network.
+
+    ``context`` must cover every host name of the deployment (by wildcards or an SNI callback of its own, which is kept).
+    ``front`` answers for login and management on public doors; None: they are not served.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: Store,
+        tokens: Verifier,
+        context: ssl.SSLContext,
+        settings: Settings,
+        clock: Clock,
+        front: Front | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.doors = Doors()
+        self._application = Application(database, store, tokens, settings, clock, front)
+        self._listener = Listener(context, self.doors, self._application.handle, clock, limits or Limits())
+
+    async def start(self) -> int:
+        """Before serving: make visible what a crash left committed and unindexed. Returns how many points."""
+        return await self._application.sessions.finish_interrupted()
+
+    async def serve(self, network: str, sock: socket.socket) -> None:
+        """Accept on a listening socket of that network; it is ours from now on."""
+        await self._listener.serve(network, sock)
+
+    async def stop(self, network: str) -> None:
+        """Close the network's socket, cut its connections and forget its doors."""
+        self.doors.remove_network(network)
+        await self._listener.stop(network)
+
+    async def close(self) -> None:
+        await self._listener.close()

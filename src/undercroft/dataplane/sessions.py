@@ -1,0 +1,222 @@
+"""The rules of the calls that need both a container and the store: what a commit checks and writes, and what a grant gives.
+
+A commit's order (DESIGN section 10): everything the point needs is there; commit object durable; row visible. A crash between
+the last two leaves the object, which the repeated commit, the next backup of the item, or the next start finds and makes
+visible: a commit object is the truth, and its point has all it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from functools import partial
+
+import msgspec
+
+from undercroft.clock import Clock, timestamp
+from undercroft.config import Settings
+from undercroft.dataplane import sas
+from undercroft.dataplane.messages import Commit, Grant, ObjectEntry
+from undercroft.errors import Conflict, DamagedData, NotFound
+from undercroft.state.database import Connection, Database
+from undercroft.store.store import ObjectInfo, Store
+from undercroft.vault import backups, items, jobs, points, vaults
+from undercroft.vault.accounts import Account
+from undercroft.vault.backups import Backup
+from undercroft.vault.containers import Container, ContainerObject, object_name
+from undercroft.vault.points import CommitObject, ItemName
+from undercroft.vault.vaults import VaultRecord
+
+__all__ = ["ObjectsMissing", "Sessions"]
+
+_LIST_ABOVE = 256
+_AT_ONCE = 16
+_REMEMBERED = 50_000
+_OVERLAP = timedelta(minutes=5)
+"""A grant starts a little before now, for clients' proxies and for the whole seconds of a SAS."""
+
+
+class ObjectsMissing(Conflict):
+    """A commit named objects that are not there: nothing was committed."""
+
+    default_code = "UserErrorObjectsMissing"
+
+    def __init__(self, missing: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{len(missing)} of the objects that the recovery point needs are not in the vault. Send them again and repeat the "
+            "commit."
+        )
+        self.missing = missing
+
+
+class Sessions:
+    def __init__(self, database: Database, store: Store, settings: Settings, clock: Clock) -> None:
+        self._database = database
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._digests: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(minutes=self._settings.grant_minutes)
+
+    def grant(self, account: Account, container: str, permissions: str) -> Grant:
+        now = self._clock.now()
+        expires = (now + self.lease).replace(microsecond=0)
+        token = sas.grant(account.name, account.signing_key, container, permissions, now - _OVERLAP, expires)
+        host = self._settings.suffixes.storage_member(account.name, "blob")
+        return Grant(account.name, host, container, token, timestamp(expires))
+
+    async def keep_container(self, vault: VaultRecord, container: ContainerObject) -> None:
+        """The container's object is in the store before anything about it is acknowledged."""
+        name = object_name(vault.region, vault.vault_id, container.container_id)
+        await self._store.put(name, _once(msgspec.json.encode(container)), replace=True)
+
+    # --- the container's own objects -----------------------------------------------------------------------------
+
+    def folder(self, vault: VaultRecord, container: Container) -> str | None:
+        """Where the container's blobs are; None before its first backup."""
+        if container.protection_account is None:
+            return None
+        return f"{vault.region}/blobs/{container.protection_account}/{container.blob_container}/"
+
+    async def objects(self, vault: VaultRecord, container: Container, kind: str) -> tuple[ObjectEntry, ...]:
+        """Oldest first."""
+        folder = self.folder(vault, container)
+        if folder is None:
+            return ()
+        found = [info async for info in self._store.list(f"{folder}{kind}/")]
+        found.sort(key=lambda info: (info.modified, info.name))
+        return tuple([ObjectEntry(info.name[len(folder) :], info.size, await self._digest(info)) for info in found])
+
+    async def _digest(self, info: ObjectInfo) -> str:
+        """SHA-256 of an object, remembered: objects never change."""
+        key = (info.name, info.etag)
+        known = self._digests.get(key)
+        if known is None:
+            digest = hashlib.sha256()
+            async for piece in self._store.get(info.name):
+                await asyncio.to_thread(digest.update, piece)
+            known = digest.hexdigest()
+            self._digests[key] = known
+            while len(self._digests) > _REMEMBERED:
+                self._digests.popitem(last=False)
+        return known
+
+    # --- commit --------------------------------------------------------------------------------------------------
+
+    async def commit(self, vault: VaultRecord, container: Container, backup: Backup, wanted: Commit) -> CommitObject:
+        done = await self.committed(vault, backup)
+        if done is not None:
+            return done
+        now = self._clock.now()
+        if (problem := backups.not_open(backup, now)) is not None:
+            raise problem
+        folder = self.folder(vault, container)
+        named = (wanted.manifest, *wanted.packs, *wanted.indexes)
+        if folder is None or container.protection_account is None:
+            raise ObjectsMissing(named)
+        missing = await self._missing(folder, named)
+        if missing:
+            raise ObjectsMissing(missing)
+        item = await self._database.read(partial(items.get, item_id=backup.item_id))
+        job = await self._database.read(partial(jobs.find, job_id=backup.job_id))
+        commit = CommitObject(
+            version=0,
+            recovery_point_id=points.point_id(backup.id),
+            container_id=container.id,
+            item=ItemName(item.name, item.kind),
+            time=timestamp(now),
+            manifest=wanted.manifest,
+            packs=wanted.packs,
+            indexes=wanted.indexes,
+            account=container.protection_account,
+            container=container.blob_container,
+            statistics=wanted.statistics.value(),
+            format_version=0 if job is None else job.details.format_version,
+        )
+        name = points.commit_name(vault.region, vault.vault_id, container.id, commit.recovery_point_id)
+        try:
+            await self._store.put(name, _once(msgspec.json.encode(commit)))
+        except Conflict:  # another call of the same commit was first: its object is the point
+            commit = await self.read_commit(name)
+        await self._make_visible(vault, backup, commit, name)
+        return commit
+
+    async def committed(self, vault: VaultRecord, backup: Backup) -> CommitObject | None:
+        """The point that this backup made, when its commit object is there; it is made visible if it was not yet."""
+        name = points.commit_name(vault.region, vault.vault_id, backup.container_id, points.point_id(backup.id))
+        try:
+            commit = await self.read_commit(name)
+        except NotFound:
+            return None
+        await self._make_visible(vault, backup, commit, name)
+        return commit
+
+    async def read_commit(self, name: str) -> CommitObject:
+        body = b"".join([piece async for piece in self._store.get(name)])
+        try:
+            return msgspec.json.decode(body, type=CommitObject)
+        except msgspec.MsgspecError as error:
+            raise DamagedData(f"The commit object '{name}' is damaged: {error}.", target=name) from error
+
+    async def finish_interrupted(self) -> int:
+        """At start: backups whose commit object was written and whose row was not. Returns how many."""
+        finished = 0
+        for backup in await self._database.read(backups.open_backups):
+            vault = await self._database.read(partial(vaults.get, key=backup.vault_key))
+            if vault is not None and await self.committed(vault, backup) is not None:
+                finished += 1
+        return finished
+
+    async def _missing(self, folder: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that are not there, in the order in which they were named."""
+        wanted = dict.fromkeys(names)
+        if len(wanted) > _LIST_ABOVE:
+            for kind in sorted({name.split("/", 1)[0] for name in wanted}):
+                async for info in self._store.list(f"{folder}{kind}/"):
+                    wanted.pop(info.name[len(folder) :], None)
+            return tuple(wanted)
+        everything = list(wanted)
+        missing: list[str] = []
+        for start in range(0, len(everything), _AT_ONCE):
+            some = everything[start : start + _AT_ONCE]
+            there = await asyncio.gather(*(self._exists(folder + name) for name in some))
+            missing += [name for name, found in zip(some, there, strict=True) if not found]
+        return tuple(missing)
+
+    async def _exists(self, name: str) -> bool:
+        try:
+            await self._store.info(name)
+        except NotFound:
+            return False
+        return True
+
+    async def _make_visible(self, vault: VaultRecord, backup: Backup, commit: CommitObject, name: str) -> None:
+        now = self._clock.now()
+        statistics = commit.statistics
+        details = jobs.Details(
+            files_done=statistics.files,
+            bytes_read=statistics.bytes_read,
+            bytes_sent=statistics.bytes_sent,
+            bytes_stored=statistics.bytes_stored,
+            unreadable=statistics.unreadable,
+            recovery_point_id=commit.recovery_point_id,
+            backup_id=backup.id,
+        )
+
+        def work(connection: Connection) -> None:
+            points.add(connection, vault.key, backup.item_id, commit, name)
+            current = backups.get(connection, backup.container_id, backup.id)
+            if current.status == backups.OPEN:
+                backups.commit(connection, current, commit.recovery_point_id, details, now)
+
+        await self._database.write(work)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
