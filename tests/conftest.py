@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.deployment import Deployment, drivers
+from tests.selection import pytest_collection_modifyitems, pytest_runtest_makereport
+
+__all__ = ["deployment", "pytest_collection_modifyitems", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(params=drivers())
