@@ -75,7 +75,7 @@ def test_a_reset_before_tls_counts_as_no_connection(peer: Peer, target: Target) 
         unmapped = Target(f"{target.private.split(':')[0]}:{server.getsockname()[1]}", target.public)
         path, because = reach(peer, unmapped)
         thread.join()
-    assert path == "public" and "before TLS" in because
+    assert path == "public" and "was closed by the other side" in because
 
 
 def test_without_fallback_the_private_leg_is_the_error(peer: Peer, target: Target) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from undercroft.errors import Unavailable
+from undercroft.errors import RefusedByNetworkRule, Unavailable
 
+from .depot import STORAGE_VERSION, storage_refusal
 from .messages import Account, Container, Grant, OpenBackup, OpenRestore
-from .resolve import LegFailed, Resolver, Route, looks_private, split_port
+from .resolve import LegFailed, Resolver, Route, Target, looks_private, split_port
 from .session import Patience, Session
 
 __all__ = ["await_accounts", "await_grant", "check_storage", "unreachable_hosts"]
@@ -74,11 +75,13 @@ def unreachable_hosts(resolver: Resolver, accounts: Iterable[Account]) -> list[s
 
 
 def check_storage(session: Session, grant: Grant) -> tuple[Route, str]:
-    """Connects once to the account that the bytes will go to; its route, and a warning or an empty text. ``LegFailed``
-    names the DNS name and what failed about it."""
-    dialer = session.exchange.dialer
+    """Asks the account that the bytes will go to for a blob that is not there. Its route, and a warning or an empty text;
+    ``LegFailed`` names the DNS name and what failed about it, ``RefusedByNetworkRule`` says that it came by the wrong door."""
+    path = f"/{grant.container}/packs/{'0' * 32}?{grant.sas.lstrip('?')}"
     try:
-        connection, route = dialer.leg(grant.blob_host, "private")
+        answer = session.exchange.send(
+            Target(grant.blob_host, None), "GET", path, (), {"x-ms-version": STORAGE_VERSION}
+        )
     except LegFailed as error:
         hint = f" {ADD_RECORD}" if error.leg == "name" else ""
         raise LegFailed(
@@ -86,7 +89,12 @@ def check_storage(session: Session, grant: Grant) -> tuple[Route, str]:
             leg=error.leg,
             code="UserErrorStorageAccountUnreachable",
         ) from error
-    connection.close()
+    route = answer.route
+    refused = storage_refusal(answer, grant.account) if answer.status >= 400 else None
+    if isinstance(refused, RefusedByNetworkRule):
+        raise RefusedByNetworkRule(f"{refused.message} {ADD_RECORD}", target=grant.account) from refused
+    if isinstance(refused, LegFailed):
+        raise refused
     vault_is_private = any(
         known.path == "private" and looks_private(known.address) for known in session.routes.values()
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +28,7 @@ from .progress import Amounts, Display, Summary
 from .resolve import Route
 from .session import ObjectsMissing, Session
 
-__all__ = ["BackupReport", "run_backup"]
+__all__ = ["BackupReport", "path_taken", "printable", "registered_container", "run_backup"]
 
 ACCOUNT_SECONDS = 120.0
 COMMIT_ATTEMPTS = 3
@@ -44,7 +43,8 @@ class BackupReport:
     point: str
     time: datetime
     job: str
-    manifest: str
+    item: str
+    directories: int
     summary: Summary
     problems: tuple[tuple[str, str], ...]
     unreadable: int
@@ -66,12 +66,8 @@ class Committals(msgspec.Struct, frozen=True):
         write_atomically(path, msgspec.json.encode(Committals({**self.manifests, item: manifest})))
 
 
-def item_name(path: bytes) -> str:
-    """The item's name on the wire, where only text goes."""
-    return path.decode("utf-8", "backslashreplace")
-
-
 def printable(path: bytes) -> str:
+    """A path as text, for the wire and for people."""
     return path.decode("utf-8", "backslashreplace")
 
 
@@ -158,7 +154,7 @@ def run_backup(
         container = registered_container(session, home, say)
         reader = VaultDepot(session, SERVICE, None)
         keys = open_keys(reader, passphrase)
-        item = Item(item_name(source.path), source.kind)
+        item = Item(printable(source.path), source.kind)
         backup = OpenedBackup.begin(session, item)
         try:
             first = backup.grant()
@@ -177,9 +173,9 @@ def run_backup(
             raise
         counts = result.statistics
         summary = Summary(
-            "backup",
             counts.files,
             counts.source_bytes,
+            counts.bytes_read,
             depot.sent,
             depot.stored,
             clock.monotonic() - started,
@@ -190,7 +186,8 @@ def run_backup(
             committed.recovery_point_id,
             committed.time,
             backup.opened.job_id,
-            result.manifest,
+            item.name,
+            counts.directories,
             summary,
             problems,
             counts.unreadable,
@@ -216,7 +213,7 @@ def send(
     now = Progress()
 
     def counted() -> Amounts:
-        return Amounts(now.files, now.source_bytes, depot.sent)
+        return Amounts(now.files, now.bytes_read, depot.sent)
 
     def watch(progress: Progress) -> None:
         nonlocal now
@@ -249,7 +246,3 @@ def path_taken(session: Session, storage: Route) -> str:
     """``private`` only when the service and the storage were both reached so."""
     taken = {route.path for route in session.routes.values()} | {storage.path}
     return "private" if taken == {"private"} else "public" if taken == {"public"} else "private and public"
-
-
-def source_path(text: str) -> Path:
-    return Path(os.path.abspath(text))

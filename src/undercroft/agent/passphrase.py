@@ -8,7 +8,7 @@ from pathlib import Path
 
 from undercroft.errors import InvalidInput, LocalProblem
 
-__all__ = ["FINAL", "Passphrase", "read_passphrase"]
+__all__ = ["FINAL", "Passphrase", "ask_passphrase", "read_passphrase"]
 
 ADVISED_LENGTH = 12
 FINAL = (
@@ -19,7 +19,7 @@ FINAL = (
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Passphrase:
-    secret: bytes
+    secret: str
     warnings: tuple[str, ...]
 
 
@@ -39,13 +39,33 @@ def read_passphrase(path: Path) -> Passphrase:
             "characters into it.",
             code="UserErrorEmptyPassphrase",
         )
-    warnings = []
     try:
-        length = len(secret.decode("utf-8"))
-    except UnicodeDecodeError:
-        length = len(secret)
-    if length < ADVISED_LENGTH:
-        warnings.append(f"The passphrase in {path} has {length} characters; {ADVISED_LENGTH} or more are advised.")
+        text = secret.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"The first line of {path} is not UTF-8 text: write the passphrase as text.") from error
+    warnings = list(advised(text))
     if mode & 0o077:
         warnings.append(f"{path} can be read by other users of this machine (mode {mode:04o}): chmod 600 it.")
-    return Passphrase(secret, tuple(warnings))
+    return Passphrase(text, tuple(warnings))
+
+
+def ask_passphrase() -> Passphrase:
+    """From the terminal, without an echo; only where there is one."""
+    import getpass
+    import sys
+
+    if not sys.stdin.isatty():
+        raise InvalidInput(
+            "A passphrase is needed: name the file that holds it with --passphrase-file.",
+            code="UserErrorPassphraseNeeded",
+        )
+    text = getpass.getpass("Passphrase: ")
+    if not text.strip():
+        raise InvalidInput("The passphrase is empty.", code="UserErrorEmptyPassphrase")
+    return Passphrase(text, ())
+
+
+def advised(text: str) -> tuple[str, ...]:
+    if len(text) >= ADVISED_LENGTH:
+        return ()
+    return (f"The passphrase has {len(text)} characters; {ADVISED_LENGTH} or more are advised.",)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from undercroft.clock import Clock
 
-__all__ = ["Amounts", "Counting", "Display", "Summary", "megabytes"]
+__all__ = ["Amounts", "Counting", "Display", "RestoreSummary", "Summary", "megabytes"]
 
 LINE_SECONDS = 5.0
 BAR_SECONDS = 0.25
@@ -43,28 +43,41 @@ def megabytes(count: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The last line of a backup or restore."""
+    """The last line of a backup. ``size`` is what the source holds, ``read`` what had to be read of it, ``stored`` what the
+    vault grew by; ``path`` is private, public, or both."""
 
-    verb: str
     files: int
+    size: int
     read: int
     sent: int
     stored: int
     seconds: float
     path: str
 
-    @property
-    def rate(self) -> float:
-        """Bytes of the source per second."""
-        return self.read / self.seconds if self.seconds > 0 else 0.0
+    def __str__(self) -> str:
+        return (
+            f"{self.files} files, {megabytes(self.size)}: {megabytes(self.read)} read, {megabytes(self.sent)} sent, "
+            f"{megabytes(self.stored)} stored, {self.seconds:.1f} s, {rate(self.size, self.seconds)}, {self.path} path"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSummary:
+    files: int
+    written: int
+    received: int
+    seconds: float
+    path: str
 
     def __str__(self) -> str:
-        text = f"{self.verb}: {self.files} files, {megabytes(self.read)} read"
-        if self.verb == "backup":
-            text += f", {megabytes(self.sent)} sent, {megabytes(self.stored)} stored"
-        else:
-            text = f"{self.verb}: {self.files} files, {megabytes(self.sent)} received, {megabytes(self.read)} written"
-        return f"{text}, {self.seconds:.1f} s, {self.rate / 1e6:.1f} MB/s, {self.path} path"
+        return (
+            f"{self.files} files, {megabytes(self.received)} received, {megabytes(self.written)} written, "
+            f"{self.seconds:.1f} s, {rate(self.written, self.seconds)}, {self.path} path"
+        )
+
+
+def rate(count: int, seconds: float) -> str:
+    return f"{count / max(seconds, 1e-3) / 1e6:.1f} MB/s"
 
 
 class Display:

@@ -179,7 +179,12 @@ class Dialer:
                 continue
             try:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return self.context.wrap_socket(plain, server_hostname=host), Route(authority, address, port, path)
+                secure = self.context.wrap_socket(plain, server_hostname=host)
+                if secure.version() is not None:
+                    return secure, Route(authority, address, port, path)
+                # Reset so early that ssl found no peer any more, and made no handshake.
+                secure.close()
+                failures.append(f"connection to {address}:{port} was closed by the other side before TLS")
             except ssl.SSLCertVerificationError as error:
                 plain.close()
                 raise LegFailed(
