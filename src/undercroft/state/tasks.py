@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, Engine, delete, event, func, insert, or_, select, update
 
 from undercroft.clock import timestamp
-from undercroft.state.schema import tasks
+from undercroft.state.schema import operations, tasks
 
 __all__ = ["AT_ONCE", "Task", "claim", "done", "enqueue", "fail", "on_enqueue", "release", "waiting"]
 
@@ -99,9 +99,15 @@ def claim(
     return tuple(claimed)
 
 
-def done(connection: Connection, task: Task, owner: str) -> None:
-    """The task is carried out. If its lease was lost meanwhile, the new owner's claim stands."""
-    connection.execute(delete(tasks).where(tasks.c.id == task.id, tasks.c.lease_owner == owner))
+def done(connection: Connection, task: Task, owner: str, now: datetime) -> None:
+    """The task is carried out, and so is the operation it belongs to. If its lease was lost, the new owner's claim stands."""
+    gone = connection.execute(delete(tasks).where(tasks.c.id == task.id, tasks.c.lease_owner == owner))
+    if gone.rowcount and task.operation_id is not None:
+        connection.execute(
+            update(operations)
+            .where(operations.c.id == task.operation_id, operations.c.status == "InProgress")
+            .values(status="Succeeded", ended=timestamp(now))
+        )
 
 
 def fail(connection: Connection, task: Task, owner: str, error: str, now: datetime) -> datetime:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, select, update
 
 from undercroft.errors import CapabilityMissing, InvalidParameter
 from undercroft.names import ResourceId, region
@@ -27,6 +27,7 @@ __all__ = [
     "of_vault",
     "parse_group",
     "parse_target",
+    "set_missing_addresses",
 ]
 
 ENDPOINT_TYPE = "microsoft.network/privateendpoints"
@@ -106,6 +107,12 @@ def of_vault(connection: Connection, endpoint_keys: Sequence[str]) -> tuple[Endp
         select(resources).where(resources.c.key.in_(tuple(endpoint_keys)), resources.c.type == ENDPOINT_TYPE)
     )
     return tuple(_read(row) for row in rows)
+
+
+def set_missing_addresses(connection: Connection, endpoint: EndpointRecord, missing: int) -> None:
+    """The endpoint's subnet could not give ``missing`` of its members an address (0: all have one)."""
+    value = msgspec.structs.replace(endpoint.value, missing_addresses=missing)
+    connection.execute(update(resources).where(resources.c.key == endpoint.key).values(body=msgspec.json.encode(value)))
 
 
 def parse_group(group_ids: Sequence[str]) -> Group:

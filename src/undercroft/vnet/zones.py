@@ -28,6 +28,7 @@ __all__ = [
     "GROUP_TYPE",
     "LINK_TYPE",
     "RECORD_TYPES",
+    "SOA",
     "ZONE_TYPE",
     "Link",
     "LinkedZone",

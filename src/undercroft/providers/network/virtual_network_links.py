@@ -1,0 +1,158 @@
+"""Microsoft.Network/privateDnsZones/virtualNetworkLinks: which networks see a zone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from undercroft.arm import resources
+from undercroft.arm.call import Call, Reply, Route, parse
+from undercroft.arm.envelope import tracked
+from undercroft.arm.resources import Resource
+from undercroft.errors import InvalidParameter, NotFound
+from undercroft.names import ResourceId
+from undercroft.providers.collaborators import (
+    Collaborators,
+    Echo,
+    answer,
+    enqueue_networks,
+    listing,
+    refuse_if_given,
+)
+from undercroft.providers.network.private_dns_zones import PrivateZone, check_global
+from undercroft.vnet import networks, zones
+from undercroft.vnet.zones import LINK_TYPE, Link
+
+__all__ = ["routes"]
+
+JOIN = "Microsoft.Network/virtualNetworks/join/action"
+_POLICIES = ("Default", "NxDomainRedirect")
+
+
+class NetworkReference(Echo, frozen=True):
+    pass
+
+
+class LinkProperties(Echo, frozen=True):
+    virtual_network: NetworkReference | None = None
+    registration_enabled: bool | None = None
+    resolution_policy: str | None = None
+    virtual_network_link_state: Any = None
+    provisioning_state: Any = None
+
+
+class LinkBody(Echo, frozen=True):
+    location: str | None = None
+    tags: dict[str, str] | None = None
+    properties: LinkProperties = LinkProperties()
+
+
+def show(connection: Connection, link: Resource[Link]) -> dict[str, Any]:
+    properties = {
+        "provisioningState": link.provisioning_state,
+        "registrationEnabled": False,
+        "resolutionPolicy": link.body.resolution_policy,
+        "virtualNetwork": {"id": link.body.network_id},
+        "virtualNetworkLinkState": "Completed",
+    }
+    return tracked(link, properties, type="Microsoft.Network/privateDnsZones/virtualNetworkLinks")
+
+
+def routes(parts: Collaborators) -> tuple[Route, ...]:
+    async def change(call: Call) -> Reply:
+        """PUT and PATCH: what PATCH leaves out stays as it is."""
+        body = parse(call.body, LinkBody)
+        check_global(body.location)
+        refuse_if_given(
+            "a virtual network link",
+            "auto-registration is not built; write the records of hosts as record sets.",
+            registration_enabled=body.properties.registration_enabled,
+        )
+        before = await parts.database.read(lambda connection: resources.get(connection, call.id, Link))
+        if before is None and call.method == "PATCH":
+            await parts.database.read(lambda connection: _one(connection, call))
+        reference = body.properties.virtual_network
+        given = None if reference is None else reference.id
+        network_text = given if isinstance(given, str) else (None if before is None else before.body.network_id)
+        if network_text is None:
+            raise InvalidParameter(
+                "'virtualNetwork' needs the id of the network to link.", target="properties.virtualNetwork.id"
+            )
+        network_id = ResourceId.parse(network_text)
+        policy = body.properties.resolution_policy or ("Default" if before is None else before.body.resolution_policy)
+        matching = next((known for known in _POLICIES if known.lower() == policy.lower()), None)
+        if matching is None:
+            raise InvalidParameter(
+                f"resolutionPolicy is '{policy}': {' or '.join(_POLICIES)}.", target="properties.resolutionPolicy"
+            )
+        await call.rights.require(JOIN, network_id)
+
+        def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:
+            zone_id = call.id.parent
+            assert zone_id is not None
+            resources.require(connection, zone_id, PrivateZone)
+            network = networks.get(connection, network_id.key)
+            if network is None:
+                raise NotFound(
+                    f"The virtual network {network_id} was not found.",
+                    code="InvalidResourceReference",
+                    target="properties.virtualNetwork.id",
+                )
+            current = resources.get(connection, call.id, Link)
+            if current is not None and current.body.network_id.lower() != network.key:
+                raise InvalidParameter(
+                    f"The link '{call.id.name}' links {current.body.network_id}; delete it and create one for {network.id}.",
+                    code="VirtualNetworkLinkCannotBeUpdated",
+                )
+            zones.add_link(connection, call.id.key, zone_id, network.key, matching == "NxDomainRedirect")
+            created = resources.put(
+                connection,
+                call.id,
+                Link(network.id, matching),
+                now=parts.clock.now(),
+                location="global",
+                tags=body.tags,
+                if_match=call.if_match,
+                if_none_match=call.if_none_match,
+            )
+            return created, enqueue_networks(parts, connection, [network.key])
+
+        created, keys = await parts.database.write(write)
+        return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))
+
+    async def get(call: Call) -> Reply:
+        return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
+
+    async def delete(call: Call) -> Reply:
+        def write(connection: Connection) -> tuple[str, ...] | None:
+            link = resources.get(connection, call.id, Link)
+            if link is None:
+                return None
+            zones.remove_link(connection, call.id.key)
+            resources.delete(connection, call.id, if_match=call.if_match)
+            return enqueue_networks(parts, connection, [link.body.network_id.lower()])
+
+        keys = await parts.database.write(write)
+        return Reply(204) if keys is None else await answer(parts, call, keys, status=200)
+
+    async def every(call: Call) -> Reply:
+        await parts.database.read(lambda connection: resources.require(connection, call.id, PrivateZone))
+        return await listing(parts, call, LINK_TYPE, Link, show)
+
+    base = (
+        "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/privateDnsZones/{zone}"
+        "/virtualNetworkLinks"
+    )
+    action = "Microsoft.Network/privateDnsZones/virtualNetworkLinks"
+    return (
+        Route("PUT", f"{base}/{{link}}", f"{action}/write", change),
+        Route("PATCH", f"{base}/{{link}}", f"{action}/write", change),
+        Route("GET", f"{base}/{{link}}", f"{action}/read", get),
+        Route("DELETE", f"{base}/{{link}}", f"{action}/delete", delete),
+        Route("GET", base, f"{action}/read", every),
+    )
+
+
+def _one(connection: Connection, call: Call) -> Resource[Link]:
+    return resources.require(connection, call.id, Link)

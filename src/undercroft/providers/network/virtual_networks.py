@@ -1,0 +1,197 @@
+"""Microsoft.Network/virtualNetworks."""
+
+from __future__ import annotations
+
+import uuid
+from ipaddress import IPv4Network
+from typing import Any
+
+from sqlalchemy import Connection
+
+from undercroft.arm import resources
+from undercroft.arm.call import Call, Reply, Route, parse
+from undercroft.arm.envelope import tracked
+from undercroft.arm.resources import Resource
+from undercroft.errors import Conflict, InvalidParameter
+from undercroft.names import region
+from undercroft.providers.collaborators import (
+    Collaborators,
+    Echo,
+    answer,
+    enqueue_networks,
+    listing,
+    refuse_if_given,
+)
+from undercroft.providers.network import subnets as subnet_resources
+from undercroft.providers.network.subnets import SubnetBody
+from undercroft.vnet import allocations, networks, zones
+from undercroft.vnet.networks import NETWORK_TYPE, SUBNET_TYPE, Subnet, VirtualNetwork
+
+__all__ = ["routes"]
+
+
+class AddressSpace(Echo, frozen=True):
+    address_prefixes: tuple[str, ...] = ()
+    ipam_pool_prefix_allocations: tuple[Any, ...] | None = None
+
+
+class DhcpOptions(Echo, frozen=True):
+    dns_servers: tuple[str, ...] | None = None
+
+
+class NetworkProperties(Echo, frozen=True):
+    address_space: AddressSpace
+    dhcp_options: DhcpOptions | None = None
+    subnets: tuple[SubnetBody, ...] | None = None
+    enable_ddos_protection: bool | None = None
+    enable_vm_protection: bool | None = None
+    ddos_protection_plan: Any = None
+    virtual_network_peerings: tuple[Any, ...] | None = None
+    bgp_communities: Any = None
+    encryption: Any = None
+    ip_allocations: tuple[Any, ...] | None = None
+    flow_timeout_in_minutes: int | None = None
+    private_endpoint_v_net_policies: str | None = None
+    provisioning_state: Any = None
+    resource_guid: Any = None
+    flow_logs: Any = None
+    default_public_nat_gateway: Any = None
+
+
+class NetworkBody(Echo, frozen=True):
+    location: str
+    properties: NetworkProperties
+    tags: dict[str, str] | None = None
+    extended_location: Any = None
+
+
+def _refuse_unknown(body: NetworkBody) -> None:
+    properties = body.properties
+    refuse_if_given(
+        "a virtual network",
+        "leave it out.",
+        extended_location=body.extended_location,
+        enable_ddos_protection=properties.enable_ddos_protection,
+        enable_vm_protection=properties.enable_vm_protection,
+        ddos_protection_plan=properties.ddos_protection_plan,
+        virtual_network_peerings=properties.virtual_network_peerings,
+        bgp_communities=properties.bgp_communities,
+        encryption=properties.encryption,
+        ip_allocations=properties.ip_allocations,
+        flow_timeout_in_minutes=properties.flow_timeout_in_minutes,
+        ipam_pool_prefix_allocations=properties.address_space.ipam_pool_prefix_allocations,
+    )
+    if properties.private_endpoint_v_net_policies not in (None, "Disabled"):
+        refuse_if_given(
+            "a virtual network",
+            "only 'Disabled' is possible.",
+            private_endpoint_v_net_policies=properties.private_endpoint_v_net_policies,
+        )
+
+
+def show(connection: Connection, network: Resource[VirtualNetwork]) -> dict[str, Any]:
+    inside = resources.by_parent(connection, network.id, SUBNET_TYPE, Subnet)
+    properties = {
+        "provisioningState": network.provisioning_state,
+        "resourceGuid": network.body.resource_guid,
+        "addressSpace": {"addressPrefixes": list(network.body.address_prefixes)},
+        "dhcpOptions": {"dnsServers": list(network.body.dns_servers)},
+        "subnets": [subnet_resources.show(connection, one) for one in inside],
+        "virtualNetworkPeerings": [],
+        "enableDdosProtection": False,
+        "privateEndpointVNetPolicies": "Disabled",
+    }
+    return tracked(network, properties, type="Microsoft.Network/virtualNetworks")
+
+
+def routes(parts: Collaborators) -> tuple[Route, ...]:
+    async def put(call: Call) -> Reply:
+        body = parse(call.body, NetworkBody)
+        _refuse_unknown(body)
+        location = region(body.location).name
+        prefixes = networks.check_space(
+            body.properties.address_space.address_prefixes, [IPv4Network(parts.settings.public_range)]
+        )
+        resolvers = networks.check_resolvers((body.properties.dhcp_options or DhcpOptions()).dns_servers or ())
+        space = tuple(IPv4Network(prefix) for prefix in prefixes)
+        wanted: dict[str, SubnetBody] = {}
+        for one in body.properties.subnets or ():
+            if not isinstance(one.name, str) or not one.name:
+                raise InvalidParameter("A subnet needs a name.", target="properties.subnets.name")
+            if one.name.lower() in (name.lower() for name in wanted):
+                raise InvalidParameter(f"Two subnets are called '{one.name}'.", code="DuplicateResourceName")
+            wanted[one.name] = one
+        checked = networks.check_subnets(
+            {name: subnet_resources.wanted_prefix(name, one.properties) for name, one in wanted.items()}, space
+        )
+
+        def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:
+            before = resources.get(connection, call.id, VirtualNetwork)
+            guid = str(uuid.uuid4()) if before is None else before.body.resource_guid
+            existing = networks.subnets(connection, call.id.key)
+            if body.properties.subnets is None:
+                networks.check_subnets({one.name: one.value.address_prefix for one in existing}, space)
+            created = resources.put(
+                connection,
+                call.id,
+                VirtualNetwork(prefixes, guid, resolvers),
+                now=parts.clock.now(),
+                location=location,
+                tags=body.tags,
+                if_match=call.if_match,
+                if_none_match=call.if_none_match,
+            )
+            if body.properties.subnets is not None:
+                kept = {name.lower() for name in wanted}
+                for one in existing:
+                    if one.name.lower() not in kept:
+                        subnet_id = call.id.child("subnets", one.name)
+                        subnet_resources.check_unused(connection, subnet_id, "cannot be deleted")
+                        resources.delete(connection, subnet_id)
+                for name, one_body in wanted.items():
+                    subnet_id = call.id.child("subnets", name)
+                    subnet_resources.store(connection, parts, subnet_id, str(checked[name]), one_body.properties)
+            return created, enqueue_networks(parts, connection, [call.id.key])
+
+        created, keys = await parts.database.write(write)
+        return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))
+
+    async def get(call: Call) -> Reply:
+        return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
+
+    async def delete(call: Call) -> Reply:
+        def write(connection: Connection) -> tuple[str, ...] | None:
+            if resources.get(connection, call.id, VirtualNetwork) is None:
+                return None
+            owners = sorted({one.owner_key for one in allocations.of_network(connection, call.id.key)})
+            if owners:
+                raise Conflict(
+                    f"The virtual network {call.id.name} is in use by {', '.join(owners)} and cannot be deleted. Delete what "
+                    "uses it first.",
+                    code="InUseVirtualNetworkCannotBeDeleted",
+                    target=str(call.id),
+                )
+            zones.drop_links_of_network(connection, call.id.key)
+            resources.delete(connection, call.id, if_match=call.if_match, with_children=True)
+            return enqueue_networks(parts, connection, [call.id.key])
+
+        keys = await parts.database.write(write)
+        return Reply(204) if keys is None else await answer(parts, call, keys, status=200)
+
+    async def every(call: Call) -> Reply:
+        return await listing(parts, call, NETWORK_TYPE, VirtualNetwork, show)
+
+    scope = "/subscriptions/{subscription}"
+    base = f"{scope}/resourceGroups/{{group}}/providers/Microsoft.Network/virtualNetworks"
+    action = "Microsoft.Network/virtualNetworks"
+    return (
+        Route("PUT", f"{base}/{{network}}", f"{action}/write", put),
+        Route("GET", f"{base}/{{network}}", f"{action}/read", get, frozenset({"$expand"})),
+        Route("DELETE", f"{base}/{{network}}", f"{action}/delete", delete),
+        Route("GET", base, f"{action}/read", every),
+        Route("GET", f"{scope}/providers/Microsoft.Network/virtualNetworks", f"{action}/read", every),
+    )
+
+
+def _one(connection: Connection, call: Call) -> Resource[VirtualNetwork]:
+    return resources.require(connection, call.id, VirtualNetwork)

@@ -1,0 +1,224 @@
+"""What one network should be, read from state in one go; and the two transactions that move its addresses.
+
+An allocation is *moved* to Ready (``advance``) only after its address and door are there, and back (``retreat``) before the
+door is closed for good, so a client never sees an address that does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+
+import structlog
+from sqlalchemy import Connection
+
+from undercroft.config import Settings
+from undercroft.dns.views import NetworkView, PublicNames, RecordSetView, ZoneView
+from undercroft.fabric.specification import WIRE_ADDRESS, HostSpecification, NetworkSpecification
+from undercroft.vault import connections, members, vaults
+from undercroft.vault.connections import Status
+from undercroft.vault.members import Member
+from undercroft.vnet import allocations, endpoints, interfaces, networks, publicside, zones
+from undercroft.vnet.allocations import Allocation
+from undercroft.vnet.doors import Door
+from undercroft.vnet.endpoints import EndpointRecord
+
+__all__ = ["EndpointPlan", "NetworkPlan", "advance", "public_names", "read", "retreat_and_grow", "seeing", "view"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPlan:
+    record: EndpointRecord
+    status: Status
+    vault_id: int
+    members: tuple[Member, ...]
+    owned: tuple[Allocation, ...]
+
+    @property
+    def approved(self) -> bool:
+        return self.status is Status.APPROVED
+
+    @property
+    def wanting(self) -> tuple[str, ...]:
+        """Members that have no address yet. An endpoint that will never carry traffic again gets no more."""
+        if self.status not in (Status.PENDING, Status.APPROVED):
+            return ()
+        have = {one.member_fqdn for one in self.owned}
+        return tuple(member.fqdn for member in self.members if member.fqdn not in have)
+
+    @property
+    def lost(self) -> tuple[Allocation, ...]:
+        """Addresses that are shown although the approval is gone."""
+        return () if self.approved else tuple(one for one in self.owned if one.ready)
+
+    @property
+    def reserved(self) -> tuple[Allocation, ...]:
+        return tuple(one for one in self.owned if not one.ready) if self.approved else ()
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    network: networks.NetworkRecord
+    subnets: tuple[networks.SubnetRecord, ...]
+    endpoints: tuple[EndpointPlan, ...]
+    hosts: tuple[interfaces.Host, ...]
+    moved: bool = False
+    """Whether addresses went back or were added while this plan was made."""
+
+    @property
+    def key(self) -> str:
+        return self.network.key
+
+    @property
+    def needs_retreat_or_growth(self) -> bool:
+        return any(
+            one.lost
+            or one.wanting
+            or (one.record.value.missing_addresses and one.status in (Status.PENDING, Status.APPROVED))
+            for one in self.endpoints
+        )
+
+    @property
+    def reserved(self) -> tuple[Allocation, ...]:
+        return tuple(allocation for one in self.endpoints for allocation in one.reserved)
+
+    def doors(self, settings: Settings) -> dict[IPv4Address, Door]:
+        found = publicside.public_doors(self.key, settings.public_range, settings.login_reachable)
+        for endpoint in self.endpoints:
+            if not endpoint.approved:
+                continue
+            services = {member.fqdn: member.door_service for member in endpoint.members}
+            for one in endpoint.owned:
+                if one.member_fqdn in services:
+                    found[one.address] = Door(
+                        network=self.key,
+                        service=services[one.member_fqdn],
+                        endpoint=endpoint.record.key,
+                        vault_key=endpoint.record.value.vault_key,
+                        vault_id=endpoint.vault_id,
+                        fqdn=one.member_fqdn,
+                    )
+        return found
+
+    def specification(self, settings: Settings) -> NetworkSpecification:
+        resolvers = self.network.value.resolvers or (WIRE_ADDRESS,)
+        public = publicside.public_addresses(settings.public_range, settings.login_reachable)
+        return NetworkSpecification(
+            id=self.key,
+            prefixes=self.network.value.prefixes,
+            subnets=tuple(subnet.value.prefix for subnet in self.subnets),
+            addresses=frozenset(
+                one.address for endpoint in self.endpoints if endpoint.approved for one in endpoint.owned
+            ),
+            public_addresses=frozenset(public.values()),
+            hosts=tuple(HostSpecification(host.machine_key, host.name, host.address, resolvers) for host in self.hosts),
+        )
+
+
+def read(connection: Connection, network_key: str) -> NetworkPlan | None:
+    """None when there is no such network (any more). Costs what is in this network, not what is in the deployment."""
+    network = networks.get(connection, network_key)
+    if network is None:
+        return None
+    records = endpoints.in_network(connection, network.key)
+    owned: dict[str, list[Allocation]] = {}
+    for allocation in allocations.of_network(connection, network.key):
+        owned.setdefault(allocation.owner_key, []).append(allocation)
+    states = connections.of_endpoints(connection, tuple(record.key for record in records))
+    known_members: dict[tuple[str, str], tuple[Member, ...]] = {}
+    vault_ids: dict[str, int] = {}
+    found = []
+    for record in records:
+        vault_key, group = record.value.vault_key, record.value.group.value
+        if (vault_key, group) not in known_members:
+            vault = vaults.get(connection, vault_key)
+            vault_ids[vault_key] = 0 if vault is None else vault.vault_id
+            known_members[vault_key, group] = members.of_vault(connection, vault_key, group)
+        state = states.get(record.key)
+        found.append(
+            EndpointPlan(
+                record,
+                Status.DISCONNECTED if state is None else state.status,
+                vault_ids[vault_key],
+                known_members[vault_key, group],
+                tuple(owned.get(record.key, ())),
+            )
+        )
+    return NetworkPlan(
+        network, networks.subnets(connection, network.key), tuple(found), interfaces.hosts(connection, network.key)
+    )
+
+
+def retreat_and_grow(connection: Connection, plan: NetworkPlan) -> tuple[NetworkPlan, frozenset[str]]:
+    """Take back what lost its approval, with its records, and reserve addresses for new members. A full subnet marks the
+    endpoint degraded with the count of missing addresses, and stops no other. Returns the new plan and the changed zones."""
+    fresh = read(connection, plan.key)
+    if fresh is None:
+        return replace(plan, endpoints=(), hosts=()), frozenset()
+    changed: frozenset[str] = frozenset()
+    for endpoint in fresh.endpoints:
+        if endpoint.lost:
+            allocations.set_ready(connection, [one.id for one in endpoint.lost], False)
+            changed |= zones.remove_records(connection, zones.group_of(connection, endpoint.record.key), endpoint.lost)
+        missing = 0
+        if endpoint.wanting:
+            subnet = networks.get_subnet(connection, endpoint.record.value.subnet_key)
+            missing = len(endpoint.wanting)
+            if subnet is not None:
+                _, missing = allocations.extend(connection, subnet, endpoint.record.key, endpoint.wanting)
+        if missing != endpoint.record.value.missing_addresses:
+            endpoints.set_missing_addresses(connection, endpoint.record, missing)
+            if missing:
+                _log.warning("endpoint degraded: its subnet is full", endpoint=endpoint.record.id, missing=missing)
+    again = read(connection, plan.key)
+    assert again is not None  # same transaction as above
+    return replace(again, moved=True), changed
+
+
+def advance(connection: Connection, plan: NetworkPlan, ttl: int) -> frozenset[str]:
+    """What now has address and door is Ready and gets its records, if it is still approved. Returns the changed zones."""
+    made = {one.id for one in plan.reserved}
+    fresh = read(connection, plan.key)
+    changed: frozenset[str] = frozenset()
+    for endpoint in () if fresh is None else fresh.endpoints:
+        ready = [one for one in endpoint.reserved if one.id in made]
+        if ready:
+            allocations.set_ready(connection, [one.id for one in ready], True)
+            targets = zones.group_of(connection, endpoint.record.key)
+            changed |= zones.write_records(connection, endpoint.record, targets, ready, ttl)
+    return changed
+
+
+def seeing(connection: Connection, zone_keys: Iterable[str]) -> tuple[str, ...]:
+    return zones.linked_networks(connection, zone_keys)
+
+
+def view(connection: Connection, network_key: str) -> NetworkView:
+    """The private zones as this network sees them."""
+    return NetworkView(
+        tuple(
+            ZoneView(
+                zone.name,
+                {
+                    (one.name, one.type): RecordSetView(one.ttl, one.values)
+                    for one in zones.list_record_sets(connection, zone.key)
+                },
+                zone.nxdomain_redirect,
+            )
+            for zone in zones.linked_zones(connection, network_key)
+        )
+    )
+
+
+def public_names(connection: Connection, settings: Settings) -> PublicNames:
+    suffixes = settings.suffixes
+    fixed = publicside.public_hosts(suffixes, settings.public_range, settings.login_reachable)
+    accounts, aliases = publicside.public_accounts(connection, suffixes, settings.public_range)
+    return PublicNames(
+        addresses={name: (address,) for name, address in (fixed | accounts).items()},
+        aliases=aliases,
+        suffixes=(suffixes.deployment,),
+    )
