@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import socket
+import struct
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -48,6 +49,9 @@ class FabricClient:
         self._waiting: dict[int, asyncio.Future[tuple[Answer, list[int]]]] = {}
         self._gone = asyncio.Event()
         self._capabilities: Capabilities | None = None
+        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        self.pid: int = struct.unpack("3i", credentials)[0]
+        """The fabric process, by the kernel's word (unix(7)): who called listen."""
         self._channel = Channel(connected, self._received, self._lost)
 
     @classmethod

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from undercroft.errors import Unavailable
 from undercroft.fabric.client import FabricClient
-from undercroft.fabric.messages import reachable
 
 __all__ = ["RunningFabric", "running_fabric"]
 
@@ -22,20 +19,16 @@ class RunningFabric:
 
 
 def running_fabric(path: Path) -> RunningFabric | None:
-    """None when nothing answers there. The pid is the kernel's word (SO_PEERCRED: who called listen), not a file's."""
+    """None when nothing answers there."""
 
-    async def ask() -> str:
+    async def ask() -> RunningFabric:
         client = await FabricClient.connect(path)
         try:
-            return client.capabilities.driver
+            return RunningFabric(client.pid, client.capabilities.driver)
         finally:
             await client.close()
 
     try:
-        driver = asyncio.run(ask())
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, reachable(path) as name:
-            connection.connect(name)
-            pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return asyncio.run(ask())
     except (Unavailable, OSError):
         return None
-    return RunningFabric(pid, driver)

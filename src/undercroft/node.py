@@ -1,0 +1,381 @@
+"""The composition root: builds every part of one node, hands each its collaborators, starts and stops them in order.
+
+Nothing else constructs another plane. Order of start: state and keys first (they may refuse), then what answers (data plane,
+DNS), then the world (``Provisioner`` makes the fabric match the state), then the tasks that were left, and last the listener of the host and
+``connection.json``: who can read that file finds everything ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+from sqlalchemy import func, select
+
+from undercroft.arm import operations
+from undercroft.arm.application import Application
+from undercroft.arm.call import Call, Route
+from undercroft.arm.listener import Listener
+from undercroft.arm.routes import resource_types
+from undercroft.clock import Clock, SystemClock
+from undercroft.config import Home, Settings
+from undercroft.control import ControlServer, Request
+from undercroft.dataplane.server import DataPlane
+from undercroft.dns.server import NameServer
+from undercroft.errors import CapabilityMissing, InvalidInput, NotFound, UndercroftError
+from undercroft.fabric.reconnecting import ReconnectingFabric
+from undercroft.fabric.specification import Execution
+from undercroft.identity import deployment as deployments
+from undercroft.identity.audiences import Audiences
+from undercroft.identity.authority import CertificateAuthority
+from undercroft.identity.authorization import Authorization
+from undercroft.identity.graph import Graph
+from undercroft.identity.login import Login
+from undercroft.identity.metadata import Metadata
+from undercroft.identity.tokens import Tokens
+from undercroft.names import ResourceId
+from undercroft.providers import authorization, compute, network, recovery_services, resources
+from undercroft.providers.collaborators import Collaborators
+from undercroft.providers.resources.deletion import Deleter, GroupDeletion
+from undercroft.state.database import Connection, Database
+from undercroft.state.schema import resources as resource_rows
+from undercroft.state.schema import tasks as task_rows
+from undercroft.store.filesystem import FilesystemStore
+from undercroft.trace import fresh
+from undercroft.workers import rebuild
+from undercroft.workers.manifests import Manifests
+from undercroft.workers.provisioning import Provisioner
+from undercroft.workers.tasks import TaskRunner
+
+__all__ = ["Node", "main", "rebuild_from_store"]
+
+_log = structlog.get_logger(__name__)
+
+_DELETION_ORDER = (
+    # What refers to others goes before what is referred to.
+    "Microsoft.Compute/virtualMachines",
+    "Microsoft.Network/privateEndpoints",
+    "Microsoft.Network/privateDnsZones/virtualNetworkLinks",
+    "Microsoft.Network/privateDnsZones",
+    "Microsoft.Network/virtualNetworks",
+    "Microsoft.RecoveryServices/vaults",
+)
+_COUNTED = {
+    "virtual networks": "microsoft.network/virtualnetworks",
+    "virtual machines": "microsoft.compute/virtualmachines",
+    "private endpoints": "microsoft.network/privateendpoints",
+    "vaults": "microsoft.recoveryservices/vaults",
+}
+
+
+class Node:
+    """``start``, then ``finished.wait()``, then ``close``. Must be constructed inside the running loop."""
+
+    def __init__(self, home: Home, settings: Settings, clock: Clock) -> None:
+        self._home = home
+        self.finished = asyncio.Event()
+        self.database = Database.open(home.state)
+        self._deployment = deployments.ensure(self.database, home, clock)
+        self._authority = CertificateAuthority(home, settings.suffixes, clock)
+        self._context = self._authority.server_context()
+        tokens = Tokens(home, self._deployment.tenant_id, clock)
+        audiences = Audiences.of(settings.suffixes)
+        rights = Authorization(self.database, clock)
+        self._store = FilesystemStore(home.store)
+        self._fabric = ReconnectingFabric(home.fabric_socket)
+        self._data = DataPlane(
+            database=self.database,
+            store=self._store,
+            tokens=tokens,
+            context=self._context,
+            settings=settings,
+            clock=clock,
+            front=self._front if settings.login_reachable else None,
+        )
+        self._names = NameServer(clock, settings.forward_dns_to)
+        self._provisioner = Provisioner(
+            self.database, clock, settings, self._fabric, self._data, self._names, self._data.doors
+        )
+        manifests = Manifests(self.database, self._store)
+        self._tasks = TaskRunner(
+            self.database,
+            clock,
+            {
+                "network": self._provisioner.carry_out_network,
+                "vault": self._provisioner.carry_out_vault,
+                "manifest": manifests.write,
+            },
+        )
+        tenant = self._deployment.tenant_id
+        parts = Collaborators(self.database, clock, settings, self._provisioner, tenant)
+        kinds = (*network.routes(parts), *compute.routes(parts), *recovery_services.routes(parts))
+        self._deletion = GroupDeletion(self.database, clock, rights, _deleters(kinds))
+        types = resource_types(kinds)
+        routes = (
+            *kinds,
+            *resources.routes(self.database, clock, rights, tenant, self._deletion, types),
+            *authorization.routes(self.database, clock, rights, tenant),
+            *operations.routes(self.database, (*types, "Microsoft.Resources")),
+        )
+        owner = self._deployment
+        self._application = Application(
+            routes,
+            tokens,
+            rights,
+            database=self.database,
+            audiences=audiences,
+            surfaces=(
+                Metadata(settings.suffixes),
+                Login(self.database, tokens, audiences, clock),
+                Graph(self.database, tokens, rights, audiences, owner.subscription_id, owner.object_id, clock),
+            ),
+        )
+        self._control = ControlServer(home.control_socket, self._controlled)
+        self._listener: Listener | None = None
+
+    async def start(self, port: int) -> None:
+        await self._fabric.connect()
+        # The port is what can be taken by others: it is tried before anything is built.
+        self._listener = await Listener.open(self._application.handle, self._context, port)
+        self._application.base_url = self._resource_manager
+        await self._data.start()
+        await self._provisioner.start()
+        await self._tasks.start()
+        await self._deletion.resume()
+        await self._control.start()
+        self._write_connection()
+
+    async def close(self) -> None:
+        """What was built in the fabric stays: the next node adopts it, or the supervisor ends it."""
+        await self._control.close()
+        if self._listener is not None:
+            await self._listener.close()
+        await self._deletion.close()
+        await self._tasks.close()
+        await self._provisioner.close()
+        await self._names.close()
+        await self._data.close()
+        await self._store.close()
+        await self._fabric.close()
+        self.database.close()
+
+    @property
+    def _resource_manager(self) -> str:
+        assert self._listener is not None
+        return f"https://localhost:{self._listener.port}"
+
+    async def _front(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._application.handle(request)
+
+    def _write_connection(self) -> None:
+        """Whole or not at all, and never readable by others: it holds the deployment's secret."""
+        content = {
+            "resourceManager": self._resource_manager,
+            "loginEndpoint": self._resource_manager,
+            "tenantId": self._deployment.tenant_id,
+            "subscriptionId": self._deployment.subscription_id,
+            "clientId": self._deployment.client_id,
+            "clientSecret": self._deployment.client_secret,
+            "caBundle": str(self._home.ca_bundle.absolute()),
+            "fabric": self._fabric.capabilities.driver,
+        }
+        target = self._home.connection_file
+        temporary = target.with_name(f".{target.name}.new")
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+        temporary.replace(target)
+
+    # --- the control socket ------------------------------------------------------------------------------------------
+
+    async def _controlled(self, request: Request, descriptors: tuple[int, ...]) -> Any:
+        if request.verb == "execute":
+            return await self._execute(request, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if request.verb == "status":
+            return await self._status()
+        if request.verb == "reconcile":
+            drifts = await self._provisioner.converge_all()
+            networks = await self._fabric.networks()
+            return {
+                "networks": len(networks),
+                "drift": [{"network": drift.network, "what": drift.what} for drift in drifts if not drift.created],
+            }
+        raise InvalidInput(f"The control socket does not know '{request.verb}'.", target="verb")
+
+    async def _status(self) -> dict[str, Any]:
+        def read(connection: Connection) -> tuple[dict[str, int], list[str]]:
+            by_type = select(resource_rows.c.type, func.count()).group_by(resource_rows.c.type)
+            found = {str(kind): int(number) for kind, number in connection.execute(by_type).all()}
+            failing = select(task_rows.c.kind, task_rows.c.key, task_rows.c.last_error)
+            rows = connection.execute(failing.where(task_rows.c.last_error.is_not(None)).limit(20)).all()
+            counts = {name: found.get(kind, 0) for name, kind in _COUNTED.items()}
+            return counts, [f"{kind} {key}: {error}" for kind, key, error in rows]
+
+        counts, problems = await self.database.read(read)
+        try:
+            client = await self._fabric.connect()
+            pids = {"node": os.getpid(), "supervisor": os.getppid(), "fabric": client.pid}
+        except UndercroftError as error:
+            pids = {"node": os.getpid(), "supervisor": os.getppid()}
+            problems.append(error.message)
+        return {
+            "resourceManager": self._resource_manager,
+            "fabric": self._fabric.capabilities.driver,
+            "pid": os.getpid(),
+            "processes": pids,
+            "counts": counts,
+            "problems": problems,
+        }
+
+    async def _execute(self, request: Request, descriptors: tuple[int, ...]) -> int:
+        try:
+            if len(descriptors) != 3:
+                raise InvalidInput("execute needs the three standard streams.", target="descriptors")
+            if not request.arguments:
+                raise InvalidInput("There is no command: undercroft vm exec NAME -- COMMAND …", target="command")
+            if not self._fabric.capabilities.execute:
+                missing = dict(self._fabric.capabilities.missing)
+                raise CapabilityMissing(
+                    f"This fabric cannot run commands in VMs: {missing.get('execute', '')}".rstrip(": ")
+                )
+            host = await self.database.read(lambda connection: _find_vm(connection, request.vm or ""))
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        stdin, stdout, stderr = descriptors
+        return await self._fabric.execute(
+            Execution(host, request.arguments, request.environment, request.directory, stdin, stdout, stderr)
+        )
+
+
+class _Everything:
+    """The rights of the service itself, when it carries out what a checked caller asked for."""
+
+    object_id = "undercroft"
+    display_name = "undercroft"
+
+    async def may(self, action: str, scope: ResourceId) -> bool:
+        return True
+
+    async def require(self, action: str, scope: ResourceId) -> None:
+        return None
+
+
+def _deleters(routes: tuple[Route, ...]) -> dict[str, Deleter]:
+    """The DELETE handlers of top-level types, for the deletion of groups (which has checked the caller's rights on each)."""
+    found: dict[str, Deleter] = {}
+    for kind in _DELETION_ORDER:
+        namespace, *parts = kind.split("/")
+        ending = f"/providers/{namespace}/" + "/".join(f"{part}/{{}}" for part in parts)
+        for route in routes:
+            shape = "/".join("{}" if part.startswith("{") else part for part in route.pattern.split("/"))
+            if route.method == "DELETE" and shape.lower().endswith(ending.lower()):
+                found[kind] = _deleter(route)
+    return found
+
+
+def _deleter(route: Route) -> Deleter:
+    async def delete(id: ResourceId) -> None:
+        variables = [part.strip("{}") for part in route.pattern.split("/") if part.startswith("{")]
+        values = [id.subscription or "", id.group or "", *id.names]
+        call = Call(
+            method="DELETE",
+            id=id,
+            parameters=dict(zip(variables, values, strict=True)),
+            query={},
+            api_version="2026-01-01",
+            body=b"",
+            rights=_Everything(),
+            correlation=fresh(),
+            base_url="",
+        )
+        await route.handler(call)
+
+    return delete
+
+
+def _find_vm(connection: Connection, name: str) -> str:
+    """Key of the VM ``name`` or ``group/name``; several of one name need the group."""
+    group, _, plain = name.rpartition("/")
+    wanted = (resource_rows.c.type == "microsoft.compute/virtualmachines") & (
+        func.lower(resource_rows.c.name) == plain.lower()
+    )
+    rows = connection.execute(select(resource_rows.c.key, resource_rows.c.id).where(wanted)).all()
+    found = {str(key): ResourceId.parse(str(id)).group or "" for key, id in rows}
+    if group:
+        found = {key: place for key, place in found.items() if place.lower() == group.lower()}
+    if not found:
+        raise NotFound(f"There is no VM '{name}'. 'undercroft vm list' shows those there are.")
+    if len(found) > 1:
+        groups = ", ".join(sorted(found.values()))
+        raise InvalidInput(f"'{plain}' is in several resource groups ({groups}): say which with -g.", target="name")
+    return next(iter(found))
+
+
+async def rebuild_from_store(home: Home) -> rebuild.Report:
+    """``undercroft rebuild``: the rows about vaults, containers and points, made again from the store."""
+    clock = SystemClock()
+    home.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database.open(home.state)
+    store = FilesystemStore(home.store)
+    try:
+        deployments.ensure(database, home, clock)
+        return await rebuild.rebuild(database, store, clock)
+    finally:
+        await store.close()
+        database.close()
+
+
+async def _run(home: Home, port: int, ready: int | None) -> None:
+    loop = asyncio.get_running_loop()
+    node = Node(home, home.settings(), SystemClock())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.finished.set)
+    try:
+        await node.start(port)
+        if ready is not None:
+            os.write(ready, b"1")
+            os.close(ready)
+        await node.finished.wait()
+    finally:
+        await node.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m undercroft.node", allow_abbrev=False)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=8443)
+    parser.add_argument("--ready-fd", type=int)
+    chosen = parser.parse_args(arguments)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+    try:
+        asyncio.run(_run(Home(chosen.home), chosen.port, chosen.ready_fd))
+    except UndercroftError as error:
+        print(f"node: {error.message}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
