@@ -39,16 +39,24 @@ MAY_IMPORT: dict[str, set[str]] = {  # + LEAVES for each
     "agent": {"engine"},
     # One process each (DESIGN section 4): the supervisor only starts and watches; control is the wire of the local socket.
     "control": set(),
-    "supervisor": {"control", "fabric"},  # fabric: its client only, to see whether one is running
+    "supervisor": {"control", "fabric"},  # fabric: only to see whether one is running
     "portal": set(),
     "doctor": set(),
     "lab": set(),
-    "cli": {"node", "agent", "doctor", "lab", "control", "supervisor", "fabric"},  # fabric: its probe and client only
+    "cli": {
+        "node",
+        "agent",
+        "doctor",
+        "lab",
+        "control",
+        "supervisor",
+        "fabric",
+    },  # fabric: only to probe, and to see what is running
 }
 # Of these packages only the named modules may be imported by those from whom the package itself is kept away.
 ONLY_MODULES: dict[tuple[str, str], set[str]] = {
-    ("supervisor", "fabric"): {"client"},
-    ("cli", "fabric"): {"client", "probe", "specification"},
+    ("supervisor", "fabric"): {"client", "running"},
+    ("cli", "fabric"): {"client", "probe", "running", "specification"},
 }
 # The composition root builds everything but those who use it from outside.
 MAY_IMPORT["node"] = MAY_IMPORT.keys() - {"cli", "agent", "doctor", "lab", "supervisor"}
