@@ -1,0 +1,105 @@
+"""The probe tries, and names what stands in the way. Limits are set in nested user namespaces, never on the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from tests.fabric.machine import PATHS, PYTHON, drivers
+from undercroft.errors import InvalidParameter
+from undercroft.fabric.probe import choose_driver, describe, try_driver
+
+pytestmark = pytest.mark.rootless
+
+NESTED = """
+import json, os, sys
+from pathlib import Path
+from undercroft.errors import UndercroftError
+from undercroft.fabric.namespace import enter_user_namespace
+from undercroft.fabric.probe import choose_driver, describe, try_driver
+
+enter_user_namespace()
+for limit in sys.argv[1].split():
+    Path("/proc/sys/user", limit).write_text("0")
+finding = try_driver("rootless")
+try:
+    choose_driver("rootless")
+    refused = ""
+except UndercroftError as error:
+    refused = error.message
+chosen = choose_driver()
+print(json.dumps([finding.step, finding.reason, finding.advice, refused, chosen.driver, describe(chosen)]))
+"""
+
+
+def nested(limits: str) -> list[object]:
+    done = subprocess.run(
+        [PYTHON, "-c", NESTED, limits],
+        env={"PYTHONPATH": PATHS, "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.mark.parametrize("driver", drivers())
+def test_works_here(driver: str) -> None:
+    assert try_driver(driver).works
+    assert choose_driver(driver).driver == driver
+
+
+def test_best_is_chosen() -> None:
+    assert choose_driver().driver == ("netns" if os.geteuid() == 0 else "rootless")
+
+
+@pytest.mark.parametrize(
+    ("limit", "step"),
+    [
+        ("max_user_namespaces", "user namespace"),
+        ("max_net_namespaces", "network namespace"),
+    ],
+)
+def test_exhausted_limit_is_named(limit: str, step: str) -> None:
+    found_step, reason, advice, refused, _, _ = nested(limit)
+    assert (found_step, reason) == (step, "No space left on device")
+    assert isinstance(advice, str) and f"user.{limit}" in advice
+    assert isinstance(refused, str) and step in refused and f"user.{limit}" in refused
+
+
+def test_simulation_is_the_last_resort_and_says_why() -> None:
+    *_, chosen, description = nested("max_user_namespaces max_net_namespaces")
+    assert chosen == "loopback"
+    assert isinstance(description, dict)
+    assert description["simulation"] is True and description["isolation"] is False
+    assert "user.max_user_namespaces" in description["missing"]["driver rootless"]
+    assert "networks" in description["missing"]
+
+
+def test_description() -> None:
+    for driver in drivers():
+        found = describe(choose_driver(driver))
+        assert found["driver"] == driver and found["simulation"] is False
+        assert "security groups" in found["missing"]
+
+
+def test_unknown_driver() -> None:
+    with pytest.raises(InvalidParameter, match="auto, netns, rootless, loopback"):
+        choose_driver("docker")
+
+
+def test_probing_leaves_nothing() -> None:
+    before = set(os.listdir("/proc/self/fd")), os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/mnt")
+    for driver in drivers():
+        try_driver(driver)
+    assert (
+        set(os.listdir("/proc/self/fd")),
+        os.readlink("/proc/self/ns/net"),
+        os.readlink("/proc/self/ns/mnt"),
+    ) == before
