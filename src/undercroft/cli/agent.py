@@ -78,7 +78,7 @@ def backup(
     as_json: JsonOption = False,
     public_fallback: FallbackOption = True,
 ) -> int:
-    """Back up a folder or file. Status 3: done, but some files could not be read; they are listed."""
+    """Back up a folder. Status 3: done, but some files could not be read; they are listed."""
     from undercroft.agent.backup import run_backup
     from undercroft.agent.passphrase import read_passphrase
     from undercroft.agent.sources.files import FilesSource
@@ -88,9 +88,11 @@ def backup(
     # Only made absolute: a link that is named is what is backed up, not what it points to.
     source_path = Path(os.path.abspath(path))
     if not os.path.lexists(source_path):
-        raise InvalidInput(f"{source_path} is not there: name a folder or file of this host.", target=str(path))
+        raise InvalidInput(f"{source_path} is not there: name a folder of this host.", target=str(path))
     with failing(), vault(public_fallback) as (home, identity, session, clock):
-        done = run_backup(home, identity, session, FilesSource(source_path), passphrase.secret, clock, note)
+        # The agent's own state changes while it works and is of no use elsewhere.
+        source = FilesSource(source_path, exclude=(home.root,))
+        done = run_backup(home, identity, session, source, passphrase.secret, clock, note)
     if as_json:
         show(backup_document(done))
     else:
@@ -133,17 +135,20 @@ def restore(
     *,
     to: Annotated[Path, Parameter(name="--to", help="A folder; it is made when it is not there.")],
     passphrase_file: PassphraseOption | None = None,
+    into_existing: Annotated[
+        bool, Parameter(negative=(), help="The folder may hold files; what is in the way stays and is listed.")
+    ] = False,
     as_json: JsonOption = False,
     public_fallback: FallbackOption = True,
 ) -> int:
     """Restore a recovery point (its id, the beginning of it, or 'latest') into a folder. Status 3: some files are damaged."""
     from undercroft.agent.restore import run_restore
-    from undercroft.agent.sources.files import FilesTarget
+    from undercroft.agent.sources.files_target import FilesTarget
 
     passphrase = given(passphrase_file)
     warn(passphrase.warnings)
     with failing(), vault(public_fallback) as (home, _, session, clock):
-        target = FilesTarget(Path(os.path.abspath(to)))
+        target = FilesTarget(Path(os.path.abspath(to)), into_existing)
         done = run_restore(home, session, point, target, passphrase.secret, clock, note)
     if as_json:
         show(restore_document(done))
