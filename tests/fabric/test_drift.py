@@ -138,7 +138,7 @@ def test_kernels_refusal_names_the_step() -> None:
         netlink.send([delete_link(4_000_000)], "a test")
         with pytest.raises(LocalProblem, match=r"refused to add route 198\.51\.100\.0/24 in a test: "):
             netlink.send([add_route(gateway), delete_link(4_000_001)], "a test")
-        with pytest.raises(LocalProblem, match="refused to add address 192.0.2.1/32 in a test: "):
+        with pytest.raises(LocalProblem, match=r"refused to add address 192\.0\.2\.1/32 in a test: "):
             netlink.send([add_address(Address(4_000_000, IPv4Address("192.0.2.1"), 32))], "a test")
         netlink.send([], "a test")
     finally:

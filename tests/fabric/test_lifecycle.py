@@ -28,9 +28,10 @@ from tests.fabric.machine import (
     run,
 )
 from tests.fabric.test_execution import start_daemon, start_group
-from undercroft.errors import CapabilityMissing, Conflict, Unavailable
+from undercroft.errors import CapabilityMissing, Conflict, LocalProblem, Unavailable
 from undercroft.fabric.client import FabricClient
 from undercroft.fabric.occupants import MARK, Record, end_survivors
+from undercroft.fabric.process import clear
 from undercroft.fabric.specification import Transport
 
 pytestmark = pytest.mark.rootless
@@ -55,17 +56,22 @@ def children(process: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-async def test_killed_client_is_replaced(machine: Machine) -> None:
-    """kill -9 of the client: the next one finds networks, VMs and their daemons, and has nothing to mend."""
+def start_builder(machine: Machine) -> subprocess.Popen[bytes]:
+    """A client in a process of its own, that has built a network and stays connected."""
     root = Path(__file__).resolve().parents[2]
-    first = subprocess.Popen(
+    process = subprocess.Popen(
         [PYTHON, "-P", "-c", BUILD_AND_WAIT, str(machine.socket)],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(root), PATHS))},
     )
-    with first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == b"built\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"built\n"
+    return process
+
+
+async def test_killed_client_is_replaced(machine: Machine) -> None:
+    """kill -9 of the client: the next one finds networks, VMs and their daemons, and has nothing to mend."""
+    with start_builder(machine) as first:
         async with machine.client() as helper:
             daemon = await start_daemon(helper, machine)
         first.kill()
@@ -147,6 +153,25 @@ async def test_stop(machine: Machine) -> None:
 async def test_interrupt_is_the_supervisors_affair(machine: Machine, client: FabricClient) -> None:
     os.kill(machine.pid, signal.SIGINT)
     assert await client.networks() == frozenset()
+
+
+async def test_survivors_are_cleared_without_a_successor(machine: Machine) -> None:
+    """For ``down`` after everything was killed. While a fabric serves, nothing is touched."""
+    async with machine.client() as client:
+        await client.apply(network("a", host("web")))
+        daemon = await start_daemon(client, machine)
+        with pytest.raises(LocalProblem, match="already serves"):
+            clear(machine.socket)
+        assert alive(daemon)
+        machine.end(signal.SIGKILL)
+    assert alive(daemon)
+    if machine.user is not None:
+        machine.start()  # the record's owner has to do it: here that is another user
+        machine.end()
+    else:
+        assert clear(machine.socket) == 1
+    assert not alive(daemon)
+    assert list(machine.socket.parent.iterdir()) == []
 
 
 def test_one_fabric_per_socket(machine: Machine) -> None:

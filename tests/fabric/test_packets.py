@@ -176,9 +176,13 @@ async def test_listening_refused(client: FabricClient) -> None:
 )
 async def test_impossible_specification_changes_nothing(client: FabricClient, address: str, problem: str) -> None:
     good = network("a", host("database", DATABASE))
+    bad = replace(good, hosts=(*good.hosts, host("web", IPv4Address(address))))
+    with pytest.raises(InvalidParameter, match=problem):
+        await client.apply(bad)
+    assert await client.networks() == frozenset()
     await client.apply(good)
     with pytest.raises(InvalidParameter, match=problem):
-        await client.apply(replace(good, hosts=(*good.hosts, host("web", IPv4Address(address)))))
+        await client.apply(bad)
     assert await client.apply(good) == ()
 
 

@@ -18,7 +18,7 @@ from typing import NoReturn, Protocol
 
 from undercroft.errors import CapabilityMissing, Conflict, LocalProblem, NotFound
 from undercroft.fabric import occupants
-from undercroft.fabric.network import Network
+from undercroft.fabric.network import Network, check
 from undercroft.fabric.occupants import Record
 from undercroft.fabric.specification import Capabilities, Drift, Execution, NetworkSpecification, Transport
 
@@ -95,6 +95,7 @@ class NamespaceDriver:
         Record(self._boot, self._mark, tuple(sorted(inodes))).write(self._record)
 
     def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
+        check(specification)
         network = self._networks.get(specification.id)
         for other in self._networks.values():
             if other is not network and (both := other.hosts.keys() & {host.id for host in specification.hosts}):

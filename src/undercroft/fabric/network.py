@@ -42,7 +42,7 @@ from undercroft.fabric.specification import (
     NetworkSpecification,
 )
 
-__all__ = ["GATEWAY_MAC", "Network"]
+__all__ = ["GATEWAY_MAC", "Network", "check"]
 
 GATEWAY_MAC = bytes.fromhex("123456789abc")
 """What every Azure VM sees as its neighbour."""
@@ -77,7 +77,7 @@ class Network:
         self._host_plans: dict[str, Plan] = {}
 
     def apply(self, specification: NetworkSpecification) -> list[Drift]:
-        check(specification)
+        """The specification has passed ``check``."""
         drifts: list[Drift] = []
         if self._plan is None:
             drifts.append(Drift(self.id, "network", created=True))

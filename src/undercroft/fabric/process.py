@@ -59,7 +59,7 @@ from undercroft.fabric.namespace import enter_user_namespace
 from undercroft.fabric.occupants import end_survivors
 from undercroft.fabric.specification import Execution
 
-__all__ = ["run"]
+__all__ = ["clear", "run"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _DESCRIPTORS = 16384
@@ -209,7 +209,7 @@ def run(path: Path, vms: Path, driver: str, ready: Callable[[], None]) -> None:
     """Serve until told to stop. ``ready`` is called once the socket accepts. Must be called before any thread exists."""
     with ExitStack() as undo:
         _lock(path, undo)
-        record = path.with_name(path.name + ".record")
+        record = _record(path)
         # Before the user namespace is entered: from outside, its owner has every right over the dead one's processes;
         # from a sibling it has none.
         ended = end_survivors(record)
@@ -228,6 +228,19 @@ def run(path: Path, vms: Path, driver: str, ready: Callable[[], None]) -> None:
         undo.callback(path.unlink, missing_ok=True)
         listener.listen(64)
         asyncio.run(_serve(listener, chosen, ready))
+
+
+def clear(path: Path) -> int:
+    """End what a killed fabric left, without starting another; how many processes. ``LocalProblem`` if one still serves."""
+    with ExitStack() as undo:
+        _lock(path, undo)
+        ended = end_survivors(_record(path))
+        path.unlink(missing_ok=True)
+    return ended
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(path.name + ".record")
 
 
 def _lock(path: Path, undo: ExitStack) -> None:
