@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["CHECKOUT", "peer", "under_ci"]
+from tests.checkout import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+__all__ = ["peer", "under_ci"]
 
 
 def under_ci() -> bool:

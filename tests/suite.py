@@ -26,7 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+from tests.checkout import CHECKOUT, files
+
 NOBODY = 65534
 PART_SECONDS = 25 * 60
 GRACE_SECONDS = 5.0
@@ -203,13 +204,10 @@ def read_report(path: Path) -> tuple[Counter[str], tuple[str, ...]]:
 def readable_copy(into: Path) -> Path:
     """The checkout's files (tracked and new ones) and its environment, where any user can read them."""
     copy = into / "checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=CHECKOUT, check=True, capture_output=True, text=True
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (CHECKOUT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(CHECKOUT / name, copy / name)
+    for path in files():
+        target = copy / path.relative_to(CHECKOUT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
     shutil.copytree(CHECKOUT / ".venv", copy / ".venv", symlinks=True)
     subprocess.run(["chmod", "-R", "a+rX", str(copy)], check=True)
     return copy

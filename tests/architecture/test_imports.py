@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers import CHECKOUT
+from tests.checkout import CHECKOUT
 
 SOURCE = CHECKOUT / "src" / "undercroft"
 

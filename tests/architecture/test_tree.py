@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.peers import CHECKOUT
+from tests.checkout import CHECKOUT, files
 
 LONGEST_FILE = 700
 LONGEST_DECISION = 80
@@ -31,17 +29,8 @@ FORBIDDEN = {
 }
 
 
-@cache
-def tracked() -> tuple[Path, ...]:
-    """Files of the repository, new ones included."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=CHECKOUT, check=True, capture_output=True, text=True
-    ).stdout
-    return tuple(path for name in listed.split("\0") if name and (path := CHECKOUT / name).is_file())
-
-
 def python_files() -> list[Path]:
-    return [path for path in tracked() if path.suffix == ".py"]
+    return [path for path in files() if path.suffix == ".py"]
 
 
 def shown(path: Path) -> str:
@@ -63,7 +52,7 @@ def test_no_dumping_ground_names() -> None:
 def test_no_committed_file_contains(what: str) -> None:
     pattern = re.compile(FORBIDDEN[what])
     found = []
-    for path in tracked():
+    for path in files():
         try:
             text = path.read_text("utf-8")
         except UnicodeDecodeError:
