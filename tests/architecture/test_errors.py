@@ -26,7 +26,7 @@ MESSAGE = "What was wrong <here> & what to do next."
 
 def _import_all() -> list[str]:
     """What could not be imported; told by a test, so that the others run all the same."""
-    failed = []
+    failed: list[str] = []
     for module in pkgutil.walk_packages(undercroft.__path__, "undercroft.", onerror=failed.append):
         if not module.name.endswith("__main__") and ".migrations." not in module.name:
             try:
