@@ -79,6 +79,23 @@ async def test_removed_address_is_unreachable(client: FabricClient) -> None:
         assert await connect(client, "web", ENDPOINT) == f"a {ENDPOINT} {WEB}"
 
 
+async def test_awaited_address_is_found_at_once(client: FabricClient) -> None:
+    """A VM that keeps trying an address, before it exists, is through well within half a second of its coming."""
+    await client.apply(network("a", host("web"), addresses=()))
+    insist = (
+        "import socket, sys, time\nprint('trying', flush=True)\n"
+        "while True:\n"
+        " try: print(socket.create_connection((sys.argv[1], 443), 8).recv(99).decode()); break\n"
+        " except OSError: time.sleep(0.01)"
+    )
+    async with await greeter(client):
+        trying = asyncio.ensure_future(run(client, "web", PYTHON, "-c", insist, str(ENDPOINT)))
+        await asyncio.sleep(0.5)
+        await client.apply(network("a", host("web")))
+        output = await asyncio.wait_for(trying, 5)
+        assert output.out.splitlines()[-1] == f"a {ENDPOINT} {WEB}"
+
+
 async def test_nothing_outside_is_reachable(client: FabricClient) -> None:
     await client.apply(network("a", host("web")))
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -31,8 +31,8 @@ from undercroft.fabric.rtnetlink import (
     Setting,
     add_pair,
     delete_link,
+    set_arp_timing,
     set_link,
-    set_proxy_delay,
 )
 from undercroft.fabric.specification import (
     METADATA_ADDRESS,
@@ -51,6 +51,8 @@ _FIRST_LINK = 1000
 """Above the indexes that the kernel gives to fallback tunnels (tunl0, sit0) in a new namespace."""
 _HOST_LINK = 1000
 _ROUNDS = 4
+_ARP_RETRY = 100
+"""Milliseconds. An endpoint that a VM is already asking for is found this soon after its address appears, not after 1 s."""
 _HOST_LINK_NAME = "eth0"
 _SETTINGS: Mapping[int, int] = {
     Setting.FORWARDING: 1,
@@ -118,7 +120,7 @@ class Network:
     def _connect_hosts(self) -> list[Drift]:
         """Make the links of which either end is missing or is not what we made; also delete links left from before."""
         here = self.namespace.netlink.links()
-        drifts, messages = [], []
+        drifts, messages, connected = [], [], []
         used = {host.link for host in self.hosts.values()}
         for index, link in here.items():
             if link.name == _link_name(index) and index not in used:
@@ -135,9 +137,13 @@ class Network:
                 host.namespace.netlink.send([delete_link(_HOST_LINK)], f"VM {name}")
             if outside is not None:
                 messages.append(delete_link(host.link))
-            messages += [_pair(host), set_link(host.link, settings=_SETTINGS), set_proxy_delay(host.link, 0)]
+            messages += [_pair(host), set_link(host.link, settings=_SETTINGS), set_arp_timing(host.link, proxy_delay=0)]
+            connected.append(host)
             drifts.append(Drift(self.id, f"link of VM {name}", created=id not in self._host_plans))
         self.namespace.netlink.send(messages, f"network {self.id}")
+        for host in connected:
+            timing = set_arp_timing(_HOST_LINK, retry=_ARP_RETRY)
+            host.namespace.netlink.send([timing], f"VM {host.specification.name}")
         return drifts
 
     def _free_link(self) -> int:

@@ -36,8 +36,8 @@ __all__ = [
     "delete_address",
     "delete_link",
     "delete_route",
+    "set_arp_timing",
     "set_link",
-    "set_proxy_delay",
 ]
 
 LOOPBACK = 1
@@ -175,11 +175,15 @@ def set_link(index: int, *, mac: bytes | None = None, settings: Mapping[int, int
     return Message(_SETLINK, 0, body, f"set up link {index}")
 
 
-def set_proxy_delay(index: int, milliseconds: int) -> Message:
-    """How long proxy ARP waits before it answers on that interface (the kernel's default is up to 0.8 s)."""
-    parameters = _attribute(1, _u32(index)) + _attribute(13, struct.pack("=Q", milliseconds))
+def set_arp_timing(index: int, *, proxy_delay: int | None = None, retry: int | None = None) -> Message:
+    """In milliseconds. ``proxy_delay``: how long proxy ARP waits before it answers on that interface (the kernel's
+    default is up to 0.8 s); ``retry``: between two questions, of which there are three (default 1 s)."""
+    parameters = _attribute(1, _u32(index))
+    for kind, value in ((13, proxy_delay), (5, retry)):
+        if value is not None:
+            parameters += _attribute(kind, struct.pack("=Q", value))
     body = struct.pack("=BxH", socket.AF_INET, 0) + _attribute(1, _name("arp_cache")) + _attribute(6, parameters)
-    return Message(_SETNEIGHTBL, 0, body, f"set proxy_delay of link {index}")
+    return Message(_SETNEIGHTBL, 0, body, f"set the ARP timing of link {index}")
 
 
 def _address_body(address: Address) -> bytes:
