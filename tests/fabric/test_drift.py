@@ -131,6 +131,7 @@ async def test_every_change_of_address(client: FabricClient) -> None:
 
 REFUSED = """
 from ipaddress import IPv4Address, IPv4Network
+from undercroft.errors import LocalProblem
 from undercroft.fabric.namespace import Namespace, enter_user_namespace
 from undercroft.fabric.rtnetlink import LOOPBACK, Address, Route, add_address, add_route, delete_link, set_link
 
