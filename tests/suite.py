@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.checkout import CHECKOUT, files
+from tests.peers import under_ci
 
 NOBODY = 65534
 PART_SECONDS = 25 * 60
@@ -97,7 +98,9 @@ def world() -> set[str]:
     """What tests could leave on this machine besides processes. Names only: contents may change."""
     mounts = {"mount " + line.split()[4] for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines()}
     temporary = names("/tmp", "undercroft") | names("/dev/shm", "undercroft")
-    return mounts | names("/run/netns") | names("/sys/class/net") | temporary
+    # A checkout that people work in changes by itself; a fresh clone does not.
+    checkout = {str(path) for path in files()} if under_ci() else set()
+    return mounts | names("/run/netns") | names("/sys/class/net") | temporary | checkout
 
 
 def leftovers(before: set[str], temporary: Path) -> list[str]:
