@@ -6,10 +6,12 @@ objects in memory, and listens twice: a private door and a public one. ``Plan`` 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import secrets
+import socket
 import ssl
 import threading
 import uuid
@@ -105,8 +107,8 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, peer: Peer, door: str, context: ssl.SSLContext) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, peer: Peer, door: str, context: ssl.SSLContext, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.peer, self.door, self.context = peer, door, context
         self.open: set[Any] = set()
 
@@ -213,6 +215,7 @@ class Peer:
         self.lock = threading.RLock()
         self.plan = Plan()
         self.seen: list[tuple[str, str, str]] = []
+        self.context = context
         self.servers = {door: Server(self, door, context) for door in ("private", "public")}
         self.keys: dict[str, str] = {}
         self.tokens: dict[str, str] = {}
@@ -245,6 +248,20 @@ class Peer:
             server.server_close()
             for connection in list(server.open):
                 connection.close()
+
+    def stop(self, door: str) -> None:
+        """As if this door's process was killed: connections break, the port refuses."""
+        server = self.servers[door]
+        server.shutdown()
+        server.server_close()
+        for connection in list(server.open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def start_again(self, door: str) -> None:
+        self.servers[door] = Server(self, door, self.context, self.port(door))
+        threading.Thread(target=self.servers[door].serve_forever, args=(0.02,), daemon=True).start()
 
     def port(self, door: str) -> int:
         return int(self.servers[door].server_address[1])

@@ -284,3 +284,25 @@ def test_a_folder_that_is_not_empty_is_refused_and_the_service_is_told(host: Hos
         host.restore(host.files)
     (told,) = host.peer.restores.values()
     assert told["done"]["status"] == "Failed"
+
+
+def test_a_service_that_restarts_does_not_send_its_agents_to_the_public_door(host: Host, tmp_path: Path) -> None:
+    """Killed half-way: what was acknowledged is not sent again, and a denied vault's refusal at the public door is not met."""
+    host.peer.public_access = False
+    (host.files / "larger").write_bytes(os.urandom(60_000_000))
+    held = host.peer.plan.add("PUT .*/indexes/", 503, "ServerBusy", times=1)
+
+    def restart() -> None:
+        eventually(lambda: bool(held.hit))
+        host.peer.stop("private")
+        threading.Event().wait(1.5)
+        host.peer.start_again("private")
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    done = host.back_up()
+    thread.join()
+    assert done.summary.path == "private"
+    assert host.puts("packs") <= 5
+    host.restore(tmp_path / "restored")
+    assert contents(tmp_path / "restored") == contents(host.files)

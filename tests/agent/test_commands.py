@@ -103,7 +103,7 @@ def test_the_whole_way(agent: Agent, tmp_path: Path) -> None:
     summary = json.loads(agent.back_up("--json")[0])
     assert summary["bytesSent"] < 20_000 and summary["path"] == "private" and summary["problems"] == []
     points = agent.document("points")["points"]
-    assert [point["id"] for point in points][0] == summary["recoveryPointId"] and len(points) == 2
+    assert points[0]["id"] == summary["recoveryPointId"] and len(points) == 2
     assert points[0]["id"] in agent.run("points")[0]
     agent.run("restore", points[0]["id"], "--to", tmp_path / "out", "--passphrase-file", agent.passphrase)
     for path in agent.files.iterdir():

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from undercroft.clock import Clock
 from undercroft.errors import PeerMisbehaved
 
 from .resolve import Dialer, LegFailed, Route, Target
@@ -30,6 +31,9 @@ Body = Sequence[bytes | bytearray | memoryview]
 READ_SECONDS = 90.0
 LARGEST_ANSWER = 512 * 2**20
 IDLE_PER_TARGET = 4
+PRIVATE_GRACE = 15.0
+"""How long a private name that worked may fail to connect before the public one is tried: a service that restarts must not
+send its agents through the public door (or into its refusal)."""
 
 
 class ConnectionLost(LegFailed):
@@ -58,11 +62,15 @@ class Line(http.client.HTTPConnection):
 class Pool:
     idle: list[Line] = field(default_factory=list)
     route: Route | None = None
+    failing_since: float | None = None
+    """Since when the private name, which worked before, does not connect."""
 
 
 class Exchange:
-    def __init__(self, dialer: Dialer, user_agent: str) -> None:
+    def __init__(self, dialer: Dialer, user_agent: str, clock: Clock, grace: float = PRIVATE_GRACE) -> None:
         self.dialer = dialer
+        self._clock = clock
+        self._grace = grace
         self._user_agent = user_agent
         self._lock = threading.Lock()
         self._pools: dict[Target, Pool] = {}
@@ -91,7 +99,8 @@ class Exchange:
         with self._lock:
             self._closed = True
             lines = [line for pool in self._pools.values() for line in pool.idle]
-            self._pools = {target: Pool([], pool.route) for target, pool in self._pools.items()}
+            for pool in self._pools.values():
+                pool.idle = []
         for line in lines:
             line.close()
 
@@ -120,11 +129,27 @@ class Exchange:
                 return Line(connection, known)
             except LegFailed:
                 pass
-        connection, route = self.dialer.dial(target)
+        connection, route = self._dial(target, known)
         connection.settimeout(READ_SECONDS)
         with self._lock:
-            self._pools.setdefault(target, Pool()).route = route
+            pool = self._pools.setdefault(target, Pool())
+            pool.route, pool.failing_since = route, None
         return Line(connection, route)
+
+    def _dial(self, target: Target, known: Route | None) -> tuple[ssl.SSLSocket, Route]:
+        if target.private is None or known is None or known.path != "private":
+            return self.dialer.dial(target)
+        try:
+            return self.dialer.leg(target.private, "private")
+        except LegFailed as error:
+            now = self._clock.monotonic()
+            with self._lock:
+                pool = self._pools[target]
+                pool.failing_since = pool.failing_since if pool.failing_since is not None else now
+                waited = now - pool.failing_since
+            if error.leg == "connect" and waited < self._grace:
+                raise
+        return self.dialer.dial(target)
 
     def _exchange(
         self, target: Target, line: Line, method: str, path: str, body: Body, headers: Mapping[str, str]

@@ -45,7 +45,7 @@ def user_agent() -> str:
 def connect(
     ca_bundle: str, resolver: Resolver, public_fallback: bool, hosts: VaultHosts, caller: Caller, clock: Clock
 ) -> Session:
-    exchange = Exchange(Dialer(trust_only(ca_bundle), resolver, public_fallback=public_fallback), user_agent())
+    exchange = Exchange(Dialer(trust_only(ca_bundle), resolver, public_fallback=public_fallback), user_agent(), clock)
     return Session(hosts, exchange, Tokens(caller, exchange, clock), clock)
 
 
