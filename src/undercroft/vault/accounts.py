@@ -112,11 +112,11 @@ def restore(connection: Connection, vault_key: str, name: str, suffixes: NameSuf
     return True
 
 
-class _StoredBytes(msgspec.Struct, rename="camel"):
+class _StoredBytes(msgspec.Struct, frozen=True, rename="camel"):
     bytes_stored: int = 0
 
 
-class _Stored(msgspec.Struct, rename="camel"):
+class _Stored(msgspec.Struct, frozen=True, rename="camel"):
     statistics: _StoredBytes = _StoredBytes()
 
 
