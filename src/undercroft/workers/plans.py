@@ -65,8 +65,6 @@ class NetworkPlan:
     subnets: tuple[networks.SubnetRecord, ...]
     endpoints: tuple[EndpointPlan, ...]
     hosts: tuple[interfaces.Host, ...]
-    moved: bool = False
-    """Whether addresses went back or were added while this plan was made."""
 
     @property
     def key(self) -> str:
@@ -175,7 +173,7 @@ def retreat_and_grow(connection: Connection, plan: NetworkPlan) -> tuple[Network
                 _log.warning("endpoint degraded: its subnet is full", endpoint=endpoint.record.id, missing=missing)
     again = read(connection, plan.key)
     assert again is not None  # same transaction as above
-    return replace(again, moved=True), changed
+    return again, changed
 
 
 def advance(connection: Connection, plan: NetworkPlan, ttl: int) -> frozenset[str]:

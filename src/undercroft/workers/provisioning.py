@@ -90,6 +90,7 @@ class Provisioner:
         self._applied: dict[str, NetworkSpecification] = {}
         """What each network was last made to be; a network that is not in it is built, and its listeners taken anew."""
         self._views: dict[str, NetworkView] = {}
+        self._shown: dict[str, Mapping[IPv4Address, Door]] = {}
         self._public: PublicNames | None = None
         self._lost = False
         """Something that we built is gone: everything is looked at again."""
@@ -202,15 +203,17 @@ class Provisioner:
         if plan.needs_retreat_or_growth:
             plan, changed = await self._database.write(lambda connection: plans.retreat_and_grow(connection, plan))
         # Doors first: a door that is gone must not carry a byte more, and one that is new is reached only once its address is.
-        self._doors.set_network(key, plan.doors(self._settings))
+        doors = plan.doors(self._settings)
+        self._doors.set_network(key, doors)
         drift = await self._build(plan.specification(self._settings), thorough)
         if plan.reserved:
             changed |= await self._database.write(
                 lambda connection: plans.advance(connection, plan, self._settings.record_ttl)
             )
         await self._publish(key)
-        if plan.moved or changed:
+        if self._shown.get(key) != doors:  # storage names have a CNAME while an endpoint is approved
             await self.publish_public()
+            self._shown[key] = doors
         if changed:
             for other in await self._database.read(lambda connection: plans.seeing(connection, changed)):
                 if other != key and other in self._applied:
@@ -269,6 +272,8 @@ class Provisioner:
         await self._fabric.remove(key)
         self._applied.pop(key, None)
         self._views.pop(key, None)
+        self._shown.pop(key, None)
+        await self.publish_public()
         self._locks.pop(key, None)
 
     def _forget_world(self) -> None:

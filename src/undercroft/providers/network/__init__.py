@@ -7,8 +7,11 @@ when the world matches. Types that are not here are refused by name by the route
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+
 from undercroft.arm.call import Route
-from undercroft.providers.collaborators import Collaborators
+from undercroft.names import ResourceId
+from undercroft.providers.collaborators import Collaborators, deleter
 from undercroft.providers.network import (
     network_interfaces,
     private_dns_zone_groups,
@@ -20,7 +23,7 @@ from undercroft.providers.network import (
     virtual_networks,
 )
 
-__all__ = ["routes"]
+__all__ = ["deleters", "routes"]
 
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
@@ -34,3 +37,15 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         *virtual_network_links.routes(parts),
         *record_sets.routes(parts),
     )
+
+
+def deleters(parts: Collaborators) -> Mapping[str, Callable[[ResourceId], Awaitable[None]]]:
+    """For the deletion of a group, in order: what refers to others before what is referred to. Interfaces go with their owners."""
+    return {
+        "Microsoft.Network/privateEndpoints/privateDnsZoneGroups": deleter(parts, private_dns_zone_groups.remove),
+        "Microsoft.Network/privateEndpoints": deleter(parts, private_endpoints.remove),
+        "Microsoft.Network/privateDnsZones/virtualNetworkLinks": deleter(parts, virtual_network_links.remove),
+        "Microsoft.Network/privateDnsZones": deleter(parts, private_dns_zones.remove),
+        "Microsoft.Network/virtualNetworks/subnets": deleter(parts, subnets.remove),
+        "Microsoft.Network/virtualNetworks": deleter(parts, virtual_networks.remove),
+    }

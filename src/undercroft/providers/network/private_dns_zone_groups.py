@@ -13,13 +13,13 @@ from undercroft.arm.etags import quoted
 from undercroft.arm.resources import Resource
 from undercroft.errors import Conflict, InvalidParameter
 from undercroft.names import ResourceId
-from undercroft.providers.collaborators import Collaborators, Echo, answer, enqueue_networks, listing
+from undercroft.providers.collaborators import Collaborators, Echo, answer, deletion, enqueue_networks, listing
 from undercroft.providers.network.private_endpoints import record
 from undercroft.vnet import allocations, zones
 from undercroft.vnet.endpoints import PrivateEndpoint
 from undercroft.vnet.zones import GROUP_TYPE, ZoneGroup, ZoneTarget
 
-__all__ = ["routes"]
+__all__ = ["remove", "routes"]
 
 JOIN = "Microsoft.Network/privateDnsZones/join/action"
 
@@ -80,6 +80,18 @@ def show(connection: Connection, group: Resource[ZoneGroup]) -> dict[str, Any]:
     return nested(group, properties, type="Microsoft.Network/privateEndpoints/privateDnsZoneGroups")
 
 
+def remove(
+    connection: Connection, parts: Collaborators, group_id: ResourceId, if_match: str | None
+) -> tuple[str, ...] | None:
+    group = resources.get(connection, group_id, ZoneGroup)
+    endpoint_id = group_id.parent
+    if group is None or endpoint_id is None:
+        return None
+    changed = zones.remove_records(connection, group.body.targets, allocations.of_owner(connection, endpoint_id.key))
+    resources.delete(connection, group_id, if_match=if_match)
+    return enqueue_networks(parts, connection, zones.linked_networks(connection, changed))
+
+
 def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def put(call: Call) -> Reply:
         body = parse(call.body, GroupBody)
@@ -129,20 +141,6 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def get(call: Call) -> Reply:
         return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
 
-    async def delete(call: Call) -> Reply:
-        def write(connection: Connection) -> tuple[str, ...] | None:
-            group = resources.get(connection, call.id, ZoneGroup)
-            endpoint_id = call.id.parent
-            if group is None or endpoint_id is None:
-                return None
-            owned = allocations.of_owner(connection, endpoint_id.key)
-            changed = zones.remove_records(connection, group.body.targets, owned)
-            resources.delete(connection, call.id, if_match=call.if_match)
-            return enqueue_networks(parts, connection, zones.linked_networks(connection, changed))
-
-        keys = await parts.database.write(write)
-        return Reply(204) if keys is None else await answer(parts, call, keys, status=200)
-
     async def every(call: Call) -> Reply:
         await parts.database.read(lambda connection: resources.require(connection, call.id, PrivateEndpoint))
         return await listing(parts, call, GROUP_TYPE, ZoneGroup, show)
@@ -155,7 +153,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     return (
         Route("PUT", f"{base}/{{zone_group}}", f"{action}/write", put),
         Route("GET", f"{base}/{{zone_group}}", f"{action}/read", get),
-        Route("DELETE", f"{base}/{{zone_group}}", f"{action}/delete", delete),
+        Route("DELETE", f"{base}/{{zone_group}}", f"{action}/delete", deletion(parts, remove)),
         Route("GET", base, f"{action}/read", every),
     )
 

@@ -12,11 +12,12 @@ from undercroft.arm.call import Call, Reply, Route, parse
 from undercroft.arm.envelope import tracked
 from undercroft.arm.resources import Resource
 from undercroft.errors import InvalidParameter
-from undercroft.providers.collaborators import Collaborators, Echo, listing
+from undercroft.names import ResourceId
+from undercroft.providers.collaborators import Collaborators, Echo, deletion, listing
 from undercroft.vnet import zones
 from undercroft.vnet.zones import ZONE_TYPE
 
-__all__ = ["PrivateZone", "check_global", "routes"]
+__all__ = ["PrivateZone", "check_global", "remove", "routes"]
 
 
 class PrivateZone(msgspec.Struct, frozen=True):
@@ -59,6 +60,16 @@ def show(connection: Connection, zone: Resource[PrivateZone]) -> dict[str, Any]:
     return tracked(zone, properties, type="Microsoft.Network/privateDnsZones")
 
 
+def remove(
+    connection: Connection, parts: Collaborators, zone_id: ResourceId, if_match: str | None
+) -> tuple[str, ...] | None:
+    if resources.get(connection, zone_id, PrivateZone) is None:
+        return None
+    zones.delete_zone(connection, zone_id.key)
+    resources.delete(connection, zone_id, if_match=if_match, with_children=True)
+    return ()
+
+
 def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def put(call: Call) -> Reply:
         body = parse(call.body, ZoneBody)
@@ -98,15 +109,6 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def get(call: Call) -> Reply:
         return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
 
-    async def delete(call: Call) -> Reply:
-        def write(connection: Connection) -> bool:
-            if resources.get(connection, call.id, PrivateZone) is None:
-                return False
-            zones.delete_zone(connection, call.id.key)
-            return resources.delete(connection, call.id, if_match=call.if_match, with_children=True)
-
-        return Reply(200 if await parts.database.write(write) else 204)
-
     async def every(call: Call) -> Reply:
         return await listing(parts, call, ZONE_TYPE, PrivateZone, show)
 
@@ -117,7 +119,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         Route("PUT", f"{base}/{{zone}}", f"{action}/write", put),
         Route("PATCH", f"{base}/{{zone}}", f"{action}/write", patch),
         Route("GET", f"{base}/{{zone}}", f"{action}/read", get),
-        Route("DELETE", f"{base}/{{zone}}", f"{action}/delete", delete),
+        Route("DELETE", f"{base}/{{zone}}", f"{action}/delete", deletion(parts, remove)),
         Route("GET", base, f"{action}/read", every),
         Route("GET", f"{scope}/providers/Microsoft.Network/privateDnsZones", f"{action}/read", every),
     )

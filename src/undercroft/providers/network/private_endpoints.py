@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from undercroft.arm import resources
+from undercroft.arm import etags, resources
 from undercroft.arm.call import Call, Reply, Route, parse
 from undercroft.arm.envelope import tracked
 from undercroft.arm.etags import quoted
@@ -24,6 +24,7 @@ from undercroft.providers.collaborators import (
     Collaborators,
     Echo,
     answer,
+    deletion,
     enqueue_networks,
     listing,
     refuse_if_given,
@@ -34,7 +35,7 @@ from undercroft.vnet import allocations, endpoints, networks, zones
 from undercroft.vnet.endpoints import ENDPOINT_TYPE, EndpointRecord, Group, PrivateEndpoint
 from undercroft.vnet.interfaces import NetworkInterface
 
-__all__ = ["delete_endpoint", "routes"]
+__all__ = ["interface_id", "record", "remove", "routes"]
 
 APPROVE = "Microsoft.RecoveryServices/vaults/privateEndpointConnectionsApproval/action"
 JOIN = "Microsoft.Network/virtualNetworks/subnets/join/action"
@@ -179,9 +180,14 @@ def interface_id(endpoint_id: ResourceId, body: PrivateEndpoint) -> ResourceId:
     )
 
 
-def delete_endpoint(connection: Connection, parts: Collaborators, endpoint_id: ResourceId) -> tuple[str, ...]:
-    """Records, addresses, interface, zone group and connection go with it. Returns the networks to follow."""
-    found = resources.require(connection, endpoint_id, PrivateEndpoint)
+def remove(
+    connection: Connection, parts: Collaborators, endpoint_id: ResourceId, if_match: str | None
+) -> tuple[str, ...] | None:
+    """Records, addresses, interface, zone group and connection go with it."""
+    found = resources.get(connection, endpoint_id, PrivateEndpoint)
+    if found is None:
+        return None
+    etags.check(found.etag, if_match, None)
     targets = zones.group_of(connection, found.key)
     changed = zones.remove_records(connection, targets, allocations.of_owner(connection, found.key))
     allocations.release(connection, found.key)
@@ -309,15 +315,6 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def get(call: Call) -> Reply:
         return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
 
-    async def delete(call: Call) -> Reply:
-        def write(connection: Connection) -> tuple[str, ...] | None:
-            if resources.get(connection, call.id, PrivateEndpoint) is None:
-                return None
-            return delete_endpoint(connection, parts, call.id)
-
-        keys = await parts.database.write(write)
-        return Reply(204) if keys is None else await answer(parts, call, keys, status=200)
-
     async def every(call: Call) -> Reply:
         return await listing(parts, call, ENDPOINT_TYPE, PrivateEndpoint, show)
 
@@ -327,7 +324,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     return (
         Route("PUT", f"{base}/{{endpoint}}", f"{action}/write", put),
         Route("GET", f"{base}/{{endpoint}}", f"{action}/read", get, frozenset({"$expand"})),
-        Route("DELETE", f"{base}/{{endpoint}}", f"{action}/delete", delete),
+        Route("DELETE", f"{base}/{{endpoint}}", f"{action}/delete", deletion(parts, remove)),
         Route("GET", base, f"{action}/read", every),
         Route("GET", f"{scope}/providers/Microsoft.Network/privateEndpoints", f"{action}/read", every),
     )

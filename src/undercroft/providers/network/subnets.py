@@ -18,6 +18,7 @@ from undercroft.providers.collaborators import (
     Collaborators,
     Echo,
     answer,
+    deletion,
     enqueue_networks,
     listing,
     refuse_if_given,
@@ -25,7 +26,7 @@ from undercroft.providers.collaborators import (
 from undercroft.vnet import allocations, networks
 from undercroft.vnet.networks import SUBNET_TYPE, Subnet, VirtualNetwork
 
-__all__ = ["SubnetBody", "check_unused", "routes", "show", "store", "wanted_prefix"]
+__all__ = ["SubnetBody", "check_unused", "remove", "routes", "show", "store", "wanted_prefix"]
 
 _POLICIES = ("Enabled", "Disabled", "NetworkSecurityGroupEnabled", "RouteTableEnabled")
 
@@ -130,6 +131,17 @@ def show(connection: Connection, subnet: Resource[Subnet]) -> dict[str, Any]:
     return nested(subnet, properties, type="Microsoft.Network/virtualNetworks/subnets")
 
 
+def remove(
+    connection: Connection, parts: Collaborators, subnet_id: ResourceId, if_match: str | None
+) -> tuple[str, ...] | None:
+    network_id = subnet_id.parent
+    if network_id is None or resources.get(connection, subnet_id, Subnet) is None:
+        return None
+    check_unused(connection, subnet_id, "cannot be deleted")
+    resources.delete(connection, subnet_id, if_match=if_match)
+    return enqueue_networks(parts, connection, [network_id.key])
+
+
 def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def put(call: Call) -> Reply:
         body = parse(call.body, SubnetBody)
@@ -152,18 +164,6 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def get(call: Call) -> Reply:
         return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
 
-    async def delete(call: Call) -> Reply:
-        def write(connection: Connection) -> tuple[str, ...] | None:
-            if resources.get(connection, call.id, Subnet) is None:
-                return None
-            check_unused(connection, call.id, "cannot be deleted")
-            resources.delete(connection, call.id, if_match=call.if_match)
-            assert call.id.parent is not None
-            return enqueue_networks(parts, connection, [call.id.parent.key])
-
-        keys = await parts.database.write(write)
-        return Reply(204) if keys is None else await answer(parts, call, keys, status=200)
-
     async def every(call: Call) -> Reply:
         await parts.database.read(lambda connection: resources.require(connection, call.id, VirtualNetwork))
         return await listing(parts, call, SUBNET_TYPE, Subnet, show)
@@ -173,7 +173,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     return (
         Route("PUT", f"{base}/{{subnet}}", f"{action}/write", put),
         Route("GET", f"{base}/{{subnet}}", f"{action}/read", get, frozenset({"$expand"})),
-        Route("DELETE", f"{base}/{{subnet}}", f"{action}/delete", delete),
+        Route("DELETE", f"{base}/{{subnet}}", f"{action}/delete", deletion(parts, remove)),
         Route("GET", base, f"{action}/read", every),
     )
 

@@ -16,6 +16,7 @@ from undercroft.providers.collaborators import (
     Collaborators,
     Echo,
     answer,
+    deletion,
     enqueue_networks,
     listing,
     refuse_if_given,
@@ -24,7 +25,7 @@ from undercroft.providers.network.private_dns_zones import PrivateZone, check_gl
 from undercroft.vnet import networks, zones
 from undercroft.vnet.zones import LINK_TYPE, Link
 
-__all__ = ["routes"]
+__all__ = ["remove", "routes"]
 
 JOIN = "Microsoft.Network/virtualNetworks/join/action"
 _POLICIES = ("Default", "NxDomainRedirect")
@@ -57,6 +58,17 @@ def show(connection: Connection, link: Resource[Link]) -> dict[str, Any]:
         "virtualNetworkLinkState": "Completed",
     }
     return tracked(link, properties, type="Microsoft.Network/privateDnsZones/virtualNetworkLinks")
+
+
+def remove(
+    connection: Connection, parts: Collaborators, link_id: ResourceId, if_match: str | None
+) -> tuple[str, ...] | None:
+    link = resources.get(connection, link_id, Link)
+    if link is None:
+        return None
+    zones.remove_link(connection, link_id.key)
+    resources.delete(connection, link_id, if_match=if_match)
+    return enqueue_networks(parts, connection, [link.body.network_id.lower()])
 
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
@@ -124,18 +136,6 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def get(call: Call) -> Reply:
         return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
 
-    async def delete(call: Call) -> Reply:
-        def write(connection: Connection) -> tuple[str, ...] | None:
-            link = resources.get(connection, call.id, Link)
-            if link is None:
-                return None
-            zones.remove_link(connection, call.id.key)
-            resources.delete(connection, call.id, if_match=call.if_match)
-            return enqueue_networks(parts, connection, [link.body.network_id.lower()])
-
-        keys = await parts.database.write(write)
-        return Reply(204) if keys is None else await answer(parts, call, keys, status=200)
-
     async def every(call: Call) -> Reply:
         await parts.database.read(lambda connection: resources.require(connection, call.id, PrivateZone))
         return await listing(parts, call, LINK_TYPE, Link, show)
@@ -149,7 +149,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         Route("PUT", f"{base}/{{link}}", f"{action}/write", change),
         Route("PATCH", f"{base}/{{link}}", f"{action}/write", change),
         Route("GET", f"{base}/{{link}}", f"{action}/read", get),
-        Route("DELETE", f"{base}/{{link}}", f"{action}/delete", delete),
+        Route("DELETE", f"{base}/{{link}}", f"{action}/delete", deletion(parts, remove)),
         Route("GET", base, f"{action}/read", every),
     )
 

@@ -13,11 +13,12 @@ from undercroft.arm.call import Call, Reply, Route, parse
 from undercroft.arm.envelope import tracked
 from undercroft.arm.resources import Resource
 from undercroft.errors import Conflict, InvalidParameter
-from undercroft.names import region
+from undercroft.names import ResourceId, region
 from undercroft.providers.collaborators import (
     Collaborators,
     Echo,
     answer,
+    deletion,
     enqueue_networks,
     listing,
     refuse_if_given,
@@ -27,7 +28,7 @@ from undercroft.providers.network.subnets import SubnetBody
 from undercroft.vnet import allocations, networks, zones
 from undercroft.vnet.networks import NETWORK_TYPE, SUBNET_TYPE, Subnet, VirtualNetwork
 
-__all__ = ["routes"]
+__all__ = ["remove", "routes"]
 
 
 class AddressSpace(Echo, frozen=True):
@@ -104,6 +105,24 @@ def show(connection: Connection, network: Resource[VirtualNetwork]) -> dict[str,
     return tracked(network, properties, type="Microsoft.Network/virtualNetworks")
 
 
+def remove(
+    connection: Connection, parts: Collaborators, network_id: ResourceId, if_match: str | None
+) -> tuple[str, ...] | None:
+    if resources.get(connection, network_id, VirtualNetwork) is None:
+        return None
+    owners = sorted({one.owner_key for one in allocations.of_network(connection, network_id.key)})
+    if owners:
+        raise Conflict(
+            f"The virtual network {network_id.name} is in use by {', '.join(owners)} and cannot be deleted. Delete what uses "
+            "it first.",
+            code="InUseVirtualNetworkCannotBeDeleted",
+            target=str(network_id),
+        )
+    zones.drop_links_of_network(connection, network_id.key)
+    resources.delete(connection, network_id, if_match=if_match, with_children=True)
+    return enqueue_networks(parts, connection, [network_id.key])
+
+
 def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def put(call: Call) -> Reply:
         body = parse(call.body, NetworkBody)
@@ -159,25 +178,6 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def get(call: Call) -> Reply:
         return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
 
-    async def delete(call: Call) -> Reply:
-        def write(connection: Connection) -> tuple[str, ...] | None:
-            if resources.get(connection, call.id, VirtualNetwork) is None:
-                return None
-            owners = sorted({one.owner_key for one in allocations.of_network(connection, call.id.key)})
-            if owners:
-                raise Conflict(
-                    f"The virtual network {call.id.name} is in use by {', '.join(owners)} and cannot be deleted. Delete what "
-                    "uses it first.",
-                    code="InUseVirtualNetworkCannotBeDeleted",
-                    target=str(call.id),
-                )
-            zones.drop_links_of_network(connection, call.id.key)
-            resources.delete(connection, call.id, if_match=call.if_match, with_children=True)
-            return enqueue_networks(parts, connection, [call.id.key])
-
-        keys = await parts.database.write(write)
-        return Reply(204) if keys is None else await answer(parts, call, keys, status=200)
-
     async def every(call: Call) -> Reply:
         return await listing(parts, call, NETWORK_TYPE, VirtualNetwork, show)
 
@@ -187,7 +187,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     return (
         Route("PUT", f"{base}/{{network}}", f"{action}/write", put),
         Route("GET", f"{base}/{{network}}", f"{action}/read", get, frozenset({"$expand"})),
-        Route("DELETE", f"{base}/{{network}}", f"{action}/delete", delete),
+        Route("DELETE", f"{base}/{{network}}", f"{action}/delete", deletion(parts, remove)),
         Route("GET", base, f"{action}/read", every),
         Route("GET", f"{scope}/providers/Microsoft.Network/virtualNetworks", f"{action}/read", every),
     )
