@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 from undercroft.errors import LocalProblem
@@ -55,6 +57,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         requests: web.Server = web.Server(
             handle,
+            logger=_http_log(),
             request_factory=begin,
             access_log=None,
             keepalive_timeout=_IDLE_SECONDS,
@@ -88,8 +91,25 @@ class Listener:
 
     async def close(self) -> None:
         self._server.close()
+        self._requests.pre_shutdown()  # idle connections need not be waited for
         await self._requests.shutdown(2.0)
         await self._server.wait_closed()
+
+
+def _http_log() -> logging.Logger:
+    log = logging.getLogger("undercroft.http")
+    if not log.filters:
+        log.addFilter(_no_traceback)
+    return log
+
+
+def _no_traceback(record: logging.LogRecord) -> bool:
+    """What a peer sends that is no HTTP is the peer's fault: one line of log, without our stack."""
+    kind = record.exc_info[0] if record.exc_info else None
+    if kind is not None and issubclass(kind, HttpProcessingError):
+        record.msg, record.args = "not HTTP from a client: %s", (kind.__name__,)
+        record.exc_info, record.levelno, record.levelname = None, logging.INFO, "INFO"
+    return True
 
 
 class _Refusal(asyncio.Protocol):

@@ -32,7 +32,7 @@ def after(call: Call) -> str:
     if not text:
         return ""
     try:
-        return base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)).decode()
+        return base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError, ValueError) as error:
         raise InvalidParameter(
             "'$skiptoken' is not one that this service made. Begin the list again without it.",
