@@ -49,6 +49,7 @@ LOGIN = "login.undercroft.internal"
 ACCOUNT = "0a1b2c3dprot01"
 COMMUNICATION = "0a1b2c3decs01"
 NAME = re.compile(r"(packs|indexes|manifests|keys)/[0-9a-f]{32}")
+LOG = re.compile(r"jobs/[0-9a-f-]{36}/agent\.log")
 
 
 @dataclass
@@ -230,6 +231,7 @@ class Peer:
         self.token_seconds = 3600
         self.names = Names()
         self.blob_capacity: int | None = None
+        self.logs: dict[str, str] = {}
 
     def __enter__(self) -> Peer:
         for server in self.servers.values():
@@ -360,6 +362,10 @@ class Peer:
         wanted = {"PUT": "c", "GET": "r"}[method]
         if parse_qs(query) != {"sp": [wanted], "sig": [self.secret]}:
             raise Refused(403, "AuthenticationFailed", "Server failed to authenticate the request.")
+        if handler.headers["Host"].startswith(COMMUNICATION):
+            assert method == "PUT" and LOG.fullmatch(name)
+            self.logs[name] = body.decode()
+            return 201, b"", {}
         if not NAME.fullmatch(name):
             raise Refused(400, "InvalidResourceName")
         blobs = self.blobs.setdefault(container, {})
@@ -439,6 +445,15 @@ class Peer:
             raise Refused(404, "ResourceNotFound", name)
         return self.blobs[caller][name]
 
+    def log_grant(self, container: str) -> dict[str, str]:
+        return {
+            "account": COMMUNICATION,
+            "blobHost": f"{COMMUNICATION}.blob.core.windows.net:{self.port('private')}",
+            "container": container,
+            "sas": f"sp=c&sig={self.secret}",
+            "expires": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+        }
+
     def grant(self, container: str, permission: str) -> dict[str, str] | None:
         if self.pending["backup"]:
             self.pending["backup"] -= 1
@@ -459,6 +474,7 @@ class Peer:
             "leaseUntil": (datetime.now(UTC) + timedelta(minutes=10)).isoformat(),
             "pending": 0 if grant else 1,
             "grant": grant,
+            "logGrant": self.log_grant(backup.container),
         }
 
     def open_backup(self, caller: str, document: dict[str, Any], query: Any) -> dict[str, Any]:
@@ -546,6 +562,7 @@ class Peer:
             "packs": point["commit"]["packs"],
             "indexes": point["commit"]["indexes"],
             "grant": grant,
+            "logGrant": self.log_grant(restore["container"]),
             "pending": 0 if grant else 1,
         }
 

@@ -22,6 +22,7 @@ from undercroft.agent.sources.files_target import FilesTarget
 from undercroft.clock import SystemClock
 from undercroft.errors import (
     Conflict,
+    LocalProblem,
     NotAuthorized,
     NotFound,
     RefusedByNetworkRule,
@@ -306,3 +307,30 @@ def test_a_service_that_restarts_does_not_send_its_agents_to_the_public_door(hos
     assert host.puts("packs") <= 5
     host.restore(tmp_path / "restored")
     assert contents(tmp_path / "restored") == contents(host.files)
+
+
+def test_the_job_leaves_a_log_in_the_communication_account_without_names_of_files(host: Host, tmp_path: Path) -> None:
+    (host.files / "a-secret-name").write_bytes(b"x")
+    done = host.back_up()
+    host.restore(tmp_path / "restored")
+    backed_up, restored = host.peer.logs.values()
+    assert f"jobs/{done.job}/agent.log" in host.peer.logs
+    assert "private path" in backed_up and done.point in backed_up and "files" in restored
+    assert "a-secret-name" not in backed_up + restored
+
+
+def test_a_log_that_cannot_be_stored_is_a_warning(host: Host) -> None:
+    host.peer.plan.add("PUT .*/jobs/", 403, "AuthorizationFailed")
+    host.back_up()
+    assert any("log was not stored" in line for line in host.said)
+
+
+def test_what_a_failure_tells_the_service_has_no_names_of_files(host: Host, tmp_path: Path) -> None:
+    host.back_up()
+    blocked = tmp_path / "a-secret-name"
+    blocked.write_text("a file where a folder should be")
+    with pytest.raises(LocalProblem, match="a-secret-name"):
+        host.restore(blocked)
+    (told,) = host.peer.restores.values()
+    assert told["done"]["status"] == "Failed" and "a-secret-name" not in told["done"]["message"]
+    assert not any("a-secret-name" in log for log in host.peer.logs.values())

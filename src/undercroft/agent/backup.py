@@ -20,6 +20,7 @@ from .depot import Grants, VaultDepot
 from .heartbeat import Heartbeat
 from .identity import AgentHome, Identity, RouteNote, write_atomically
 from .interruption import interruptible
+from .joblog import JobLog, told
 from .keys import make_keys, open_keys
 from .lock import only_one
 from .messages import Committed, Container, Grant, Item, OpenBackup
@@ -131,10 +132,9 @@ class OpenedBackup:
 
     def fail(self, error: BaseException) -> None:
         """The service is told, if it can be; what matters is the error itself, which the caller raises."""
-        code = error.code if isinstance(error, UndercroftError) else "AgentFailed"
-        message = error.message if isinstance(error, UndercroftError) else type(error).__name__
+        code, message = told(error)
         try:
-            self.session.tell(SERVICE, f"{self.path}/fail", {"code": code, "message": message[:2000]})
+            self.session.tell(SERVICE, f"{self.path}/fail", {"code": code, "message": message})
         except UndercroftError:
             pass  # the lease ends by itself
 
@@ -151,7 +151,8 @@ def run_backup(
     """Everything from the container's state to the commit; closes nothing that it was given."""
     with only_one(home.lock_file, "agent backup"), interruptible(session, RESUME):
         started = clock.monotonic()
-        container = registered_container(session, home, say)
+        log = JobLog(clock, say)
+        container = registered_container(session, home, log.say)
         reader = VaultDepot(session, SERVICE, None)
         keys = open_keys(reader, passphrase)
         item = Item(printable(source.path), source.kind)
@@ -160,14 +161,17 @@ def run_backup(
             first = backup.grant()
             storage, warning = check_storage(session, first)
             if warning:
-                say(f"warning: {warning}")
+                log.say(f"warning: {warning}")
+            log.add(f"Storage account '{first.account}' by the {storage}.")
             grants = Grants(first, backup.renew)
             depot = VaultDepot(session, SERVICE, grants)
             if keys is None:
                 say(f"First backup of this host in vault '{container.vault_name}'. {FINAL}")
                 keys = make_keys(depot, passphrase)
-            result, committed = send(home, identity, backup, source, depot, grants, keys, item, clock, say)
+            result, committed = send(home, identity, backup, source, depot, grants, keys, item, clock, log.say)
         except BaseException as error:
+            log.add("Failed: {}: {}".format(*told(error)))
+            log.send(session, backup.opened.log_grant, backup.opened.job_id)
             if not (isinstance(error, Conflict) and error.code == "UserErrorBackupNotOpen"):
                 backup.fail(error)
             raise
@@ -181,6 +185,8 @@ def run_backup(
             clock.monotonic() - started,
             path_taken(session, storage),
         )
+        log.add(f"Committed {committed.recovery_point_id}, {counts.unreadable} unreadable. {summary}")
+        log.send(session, backup.opened.log_grant, backup.opened.job_id)
         problems = tuple((printable(problem.path), problem.reason) for problem in result.problems)
         return BackupReport(
             committed.recovery_point_id,

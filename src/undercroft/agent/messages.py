@@ -82,6 +82,7 @@ class OpenBackup(Message, frozen=True):
     job_id: str
     lease_until: datetime
     grant: Grant | None = None
+    log_grant: Grant | None = None
     pending: int = 0
 
 
@@ -110,6 +111,7 @@ class OpenRestore(Message, frozen=True):
     packs: tuple[str, ...] = ()
     indexes: tuple[str, ...] = ()
     grant: Grant | None = None
+    log_grant: Grant | None = None
     pending: int = 0
 
 

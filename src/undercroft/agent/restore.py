@@ -15,6 +15,7 @@ from .depot import Grants, VaultDepot
 from .heartbeat import Heartbeat
 from .identity import AgentHome
 from .interruption import interruptible
+from .joblog import JobLog, told
 from .keys import must_open_keys
 from .messages import Grant, OpenRestore, Point
 from .points import find_point
@@ -77,8 +78,13 @@ class OpenedRestore:
         self._tell({"status": status, "files": result.files, "bytes": result.bytes, "message": message})
 
     def fail(self, error: BaseException, progress: RestoreProgress) -> None:
-        message = f"{error.code}: {error.message}" if isinstance(error, UndercroftError) else type(error).__name__
-        body = {"status": "Failed", "files": progress.files, "bytes": progress.bytes, "message": message[:2000]}
+        message = "{}: {}".format(*told(error))
+        body: dict[str, object] = {
+            "status": "Failed",
+            "files": progress.files,
+            "bytes": progress.bytes,
+            "message": message,
+        }
         try:
             self._tell(body)
         except UndercroftError:
@@ -93,7 +99,8 @@ def run_restore(
 ) -> RestoreReport:
     with interruptible(session, RESUME):
         started = clock.monotonic()
-        registered_container(session, home, say)
+        log = JobLog(clock, say)
+        registered_container(session, home, log.say)
         point = find_point(session, wanted)
         keys = must_open_keys(VaultDepot(session, SERVICE, None), passphrase)
         opened = OpenedRestore.begin(session, point.id)
@@ -102,7 +109,8 @@ def run_restore(
             first = opened.grant()
             storage, warning = check_storage(session, first)
             if warning:
-                say(f"warning: {warning}")
+                log.say(f"warning: {warning}")
+            log.add(f"Storage account '{first.account}' by the {storage}.")
             grants = Grants(first, opened.renew)
             depot = VaultDepot(session, SERVICE, grants, readable=True)
 
@@ -122,6 +130,8 @@ def run_restore(
             ):
                 result = restore(depot, keys, plan.manifest, plan.packs, plan.indexes, target, watch, clock)
         except BaseException as error:
+            log.add("Failed: {}: {}".format(*told(error)))
+            log.send(session, opened.opened.log_grant, opened.opened.job_id)
             opened.fail(error, now)
             raise
         opened.complete(result)
@@ -132,6 +142,8 @@ def run_restore(
             clock.monotonic() - started,
             path_taken(session, storage),
         )
+        log.add(f"Restored {point.id}, {len(result.damaged)} damaged. {summary}")
+        log.send(session, plan.log_grant, plan.job_id)
         damaged = tuple(Damage(printable(lost.path), lost.pack, lost.frame, lost.reason) for lost in result.damaged)
         problems = tuple((printable(problem.path), problem.reason) for problem in result.problems)
         return RestoreReport(point, plan.job_id, summary, damaged, problems)
