@@ -265,13 +265,3 @@ async def eventually(condition: object, seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not become true"
         await asyncio.sleep(0.01)
-
-
-def living_namespaces() -> set[int]:
-    """Network namespaces that some process of the machine lives in."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                found.add((entry / "ns/net").stat().st_ino)
-    return found

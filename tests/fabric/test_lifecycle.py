@@ -23,7 +23,6 @@ from tests.fabric.machine import (
     connect,
     eventually,
     host,
-    living_namespaces,
     network,
     run,
 )
@@ -124,13 +123,11 @@ async def test_clean_end(machine: Machine) -> None:
         await client.apply(network("a", host("web")))
         daemon = await start_daemon(client, machine)
         task, group = await start_group(client, machine)
-        inodes = set(machine.namespaces())
         assert machine.end() == 0
         assert await task == 128 + signal.SIGKILL
         with pytest.raises(Unavailable):
             await client.networks()
     assert not any(map(alive, [daemon, *group]))
-    assert not inodes & living_namespaces()
     assert list(machine.socket.parent.iterdir()) == []
     assert machine.agent_home("web").is_dir()
     with pytest.raises(Unavailable, match="No fabric process listens"):
@@ -214,6 +211,7 @@ async def test_fifty_rounds_leave_nothing(client: FabricClient, machine: Machine
         await client.remove("/vnet/a")
 
     await once()
+    await eventually(lambda: held()[1:] == (1, 0, 0))  # a thread that has ended is listed for a moment longer
     before, own = held(), len(os.listdir("/proc/self/fd"))
     for _ in range(50):
         await once()
