@@ -80,7 +80,7 @@ async def test_removed_address_is_unreachable(client: FabricClient) -> None:
 
 
 async def test_awaited_address_is_found_at_once(client: FabricClient) -> None:
-    """A VM that keeps trying an address, before it exists, is through well within half a second of its coming."""
+    """A VM that keeps trying an address before it exists gets through once it comes, without being started again."""
     await client.apply(network("a", host("web"), addresses=()))
     insist = (
         "import socket, sys, time\nprint('trying', flush=True)\n"
