@@ -103,6 +103,21 @@ def world() -> set[str]:
     return mounts | names("/run/netns") | names("/sys/class/net") | temporary | checkout
 
 
+def end(running: dict[int, str]) -> None:
+    """Kill them, and what they started while we looked."""
+    for _ in range(50):
+        for pid in running:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.1 if running else 0)
+        reap()
+        running = descendants(os.getpid())
+        if not running:
+            return
+
+
 def leftovers(before: set[str], temporary: Path) -> list[str]:
     """Everything that should not be there any more; processes are ended here, after they were named."""
     deadline = time.monotonic() + GRACE_SECONDS
@@ -110,14 +125,7 @@ def leftovers(before: set[str], temporary: Path) -> list[str]:
         time.sleep(0.1)
         reap()
     found = [f"process {pid}: {command}" for pid, command in running.items()]
-    for pid in running:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    if running:
-        time.sleep(0.5)
-        reap()
+    end(running)
     while (strange := world() - before) and time.monotonic() < deadline:
         time.sleep(0.2)  # the kernel takes namespaces down in the background
     found += sorted(strange)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.checkout import CHECKOUT
 
 LEAVING = """
-import ctypes, json, os, subprocess, sys
+import ctypes, json, os, subprocess, sys, time
 from pathlib import Path
 from tests import suite
 
@@ -18,7 +18,9 @@ suite.GRACE_SECONDS = 0.3
 ctypes.CDLL(None).prctl(suite.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 place, before = Path(sys.argv[1]), suite.world()
 escape = "import os; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); os.execlp('sleep', 'sleep', '600')"
-subprocess.run([sys.executable, "-c", escape], env={}, check=True)
+subprocess.run([sys.executable, "-c", escape], env={}, check=True, stdout=subprocess.DEVNULL)
+while "sleep 600" not in suite.descendants(os.getpid()).values():
+    time.sleep(0.05)
 (place / "forgotten").touch()
 found = suite.leftovers(before, place)
 print(json.dumps([found, list(suite.descendants(os.getpid()))]))
