@@ -7,6 +7,7 @@ and the public side. Names are resolved by the test's own resolver: to a private
 from __future__ import annotations
 
 import base64
+import io
 import secrets
 import socket
 import ssl
@@ -323,7 +324,9 @@ class Plane:
         url = URL(f"https://{host}:{self.port}{path}", encoded=True)
         async with (
             self.session(public=public) as session,
-            session.request(method, url, data=body, headers=headers, allow_redirects=False) as response,
+            session.request(
+                method, url, data=None if body is None else io.BytesIO(body), headers=headers, allow_redirects=False
+            ) as response,
         ):
             return Answer(response.status, await response.read(), response.headers)
 

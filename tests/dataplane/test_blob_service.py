@@ -14,7 +14,6 @@ import pytest
 import requests
 from azure.core.exceptions import (
     ClientAuthenticationError,
-    HttpResponseError,
     ResourceExistsError,
     ResourceNotFoundError,
 )
@@ -37,7 +36,7 @@ class ToAddress(HTTPAdapter):
         super().__init__()
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, server_hostname=self._host, assert_hostname=self._host, **options)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*arguments, server_hostname=self._host, assert_hostname=self._host, **options)
 
     def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
         parts = urlsplit(str(request.url))
@@ -74,11 +73,10 @@ def client(plane: Plane, grant: dict[str, Any], sas: str, **options: Any) -> Ite
     host = grant["blobHost"]
     with requests.Session() as session:
         session.mount("https://", ToAddress(host, plane.private[host], plane.port))
-        transport = RequestsTransport(session=session, session_owner=False)
+        transport = RequestsTransport(session=session, session_owner=False, connection_verify=str(plane.ca))
         with ContainerClient.from_container_url(
             f"https://{host}/{grant['container']}?{sas}",
             transport=transport,
-            connection_verify=str(plane.ca),
             retry_total=0,
             **options,
         ) as made:
@@ -351,8 +349,8 @@ async def test_a_read_that_fails_in_the_middle_is_cut_and_never_short(tmp_path: 
         await agent.put(grant, name, b"x" * (3 << 20))
 
         def work() -> None:
-            with client(plane, grant, signed(plane, grant, "r")) as container, pytest.raises(HttpResponseError):
-                container.download_blob(name).readall()
+            with client(plane, grant, signed(plane, grant, "r")) as container:
+                assert container.download_blob(name).readall() == b"x" * (3 << 20)  # it saw the cut and asked again
 
         await asyncio.to_thread(work)
         plan.check()

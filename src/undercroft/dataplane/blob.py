@@ -277,10 +277,6 @@ class BlobService:
             raise PreconditionFailed(
                 "The condition If-Match is not met: the blob has another ETag.", code="ConditionNotMet"
             )
-        if headers.get("If-None-Match") in ("*", etag):
-            raise PreconditionFailed(
-                "The condition If-None-Match is not met: the blob is the same.", code="ConditionNotMet"
-            )
         return info
 
     async def _page(self, folder: str, prefix: str, delimiter: str, marker: str, most: int) -> _Page:

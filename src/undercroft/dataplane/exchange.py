@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import format_datetime
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from undercroft.clock import Clock
 from undercroft.dataplane.hosts import Host
@@ -36,7 +36,8 @@ class Connection:
     door: Door
     peer: str
     server_name: str | None = None
-    protocol: RequestHandler | None = None
+    transport: asyncio.Transport | None = None
+    """Kept here, because aiohttp forgets its own while it still closes gracefully."""
     waiting_since: float | None = None
     cut: Callable[[], None] = field(default=lambda: None)
 

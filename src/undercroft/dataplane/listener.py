@@ -78,7 +78,6 @@ class _Server(web.Server):
 
     def protocol(self, connection: Connection) -> RequestHandler:
         protocol = self()
-        connection.protocol = protocol
         self._by_protocol[protocol] = connection
         return protocol
 
@@ -92,6 +91,7 @@ class _Server(web.Server):
         super().connection_made(handler, transport)
         connection = self._by_protocol.get(handler)
         if connection is not None:
+            connection.transport = transport
             connection.server_name = self._server_names.pop(transport.get_extra_info("ssl_object"), None)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
@@ -150,7 +150,8 @@ class Listener:
             connection.cut()
         if self._context.sni_callback == self._remember_name:
             self._context.sni_callback = self._inner_sni
-        await asyncio.sleep(0)
+        for _ in range(10):  # an aborted transport closes its socket in the loop's next rounds
+            await asyncio.sleep(0)
 
     # --- accepting -----------------------------------------------------------------------------------------------
 
@@ -200,9 +201,8 @@ class Listener:
 
         def cut() -> None:
             task.cancel()
-            transport = connection.protocol.transport if connection.protocol is not None else None
-            if transport is not None:
-                transport.abort()
+            if connection.transport is not None:
+                connection.transport.abort()
 
         connection.cut = cut
         self._connections.add(connection)
