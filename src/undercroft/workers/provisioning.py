@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select
 from undercroft.clock import Clock
 from undercroft.config import Settings
 from undercroft.dns.views import NetworkView, PublicNames
-from undercroft.errors import Unavailable, UndercroftError
+from undercroft.errors import InvalidInput, Unavailable, UndercroftError
 from undercroft.fabric.specification import WIRE_ADDRESS, Drift, Fabric, NetworkSpecification, Transport
 from undercroft.state.database import Database
 from undercroft.state.schema import resources
@@ -53,6 +53,9 @@ class NameService(Protocol):
     async def stop(self, network: str) -> None: ...
 
     def publish(self, network: str, view: NetworkView) -> None: ...
+
+    def withdraw(self, network: str) -> None:
+        """Forget what was published for a network that is gone."""
 
     def publish_public(self, names: PublicNames) -> None: ...
 
@@ -202,10 +205,21 @@ class Provisioner:
         changed: frozenset[str] = frozenset()
         if plan.needs_retreat_or_growth:
             plan, changed = await self._database.write(lambda connection: plans.retreat_and_grow(connection, plan))
-        # Doors first: a door that is gone must not carry a byte more, and one that is new is reached only once its address is.
+        listening = key in await self._existing() and key in self._applied
+        if not listening:
+            await self._stop_listening(key)
+        # Doors before addresses: one that is gone must not carry a byte more, one that is new is reached only by its address.
         doors = plan.doors(self._settings)
         self._doors.set_network(key, doors)
-        drift = await self._build(plan.specification(self._settings), thorough)
+        drift: tuple[Drift, ...] = ()
+        wanted = plan.specification(self._settings)
+        if not listening or thorough or self._applied[key] != wanted:
+            drift = await self._fabric.apply(wanted)
+            if not listening:
+                await self._listen(key)
+            self._applied[key] = wanted
+            if not all(one.created for one in drift):
+                _log.info("network mended", network=key, changes=[one.what for one in drift if not one.created])
         if plan.reserved:
             changed |= await self._database.write(
                 lambda connection: plans.advance(connection, plan, self._settings.record_ttl)
@@ -218,22 +232,6 @@ class Provisioner:
             for other in await self._database.read(lambda connection: plans.seeing(connection, changed)):
                 if other != key and other in self._applied:
                     await self._publish(other)
-        return drift
-
-    async def _build(self, wanted: NetworkSpecification, thorough: bool) -> tuple[Drift, ...]:
-        key = wanted.id
-        exists = key in await self._existing()
-        listening = exists and key in self._applied
-        if listening and not thorough and self._applied[key] == wanted:
-            return ()
-        if not listening:
-            await self._stop_listening(key)
-        drift = await self._fabric.apply(wanted)
-        if not listening:
-            await self._listen(key)
-        self._applied[key] = wanted
-        if drift and not all(one.created for one in drift):
-            _log.info("network mended", network=key, changes=[one.what for one in drift if not one.created])
         return drift
 
     async def _existing(self) -> frozenset[str]:
@@ -269,6 +267,7 @@ class Provisioner:
     async def _remove(self, key: str) -> None:
         self._doors.remove_network(key)
         await self._stop_listening(key)
+        self._names.withdraw(key)
         await self._fabric.remove(key)
         self._applied.pop(key, None)
         self._views.pop(key, None)
@@ -285,8 +284,13 @@ class Provisioner:
 
     async def _publish(self, key: str) -> None:
         view = await self._database.read(lambda connection: plans.view(connection, key))
-        if self._views.get(key) != view:
+        if self._views.get(key) == view:
+            return
+        try:
             self._names.publish(key, view)
+        except InvalidInput as error:  # one record that cannot be served must not take the network down with it
+            _log.error("names not published; the old ones stay", network=key, error=error.message)
+        else:
             self._views[key] = view
 
     async def publish_public(self) -> None:
