@@ -1,0 +1,263 @@
+"""Vaults: eligibility, taint, limits, members, connections, deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, insert, select, update
+
+from tests.vnet import world
+from undercroft.clock import timestamp
+from undercroft.errors import Conflict, InvalidParameter, NotFound
+from undercroft.state import schema, tasks
+from undercroft.state.database import Database
+from undercroft.vault import connections, eligibility, members, vaults
+from undercroft.vault.connections import ALLOWED, Status
+from undercroft.vault.vaults import VaultRecord
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Database]:
+    with world.database(tmp_path) as opened:
+        yield opened
+
+
+def container(connection: Connection, vault: VaultRecord, name: str = "web01") -> str:
+    connection.execute(
+        insert(schema.containers).values(
+            id=f"id-{name}",
+            vault_key=vault.key,
+            name=f"Windows;{name}",
+            friendly_name=name,
+            registration="Registered",
+            public_key="",
+            blob_container="c",
+            agent="{}",
+            registered=timestamp(world.NOW),
+        )
+    )
+    return f"id-{name}"
+
+
+def registration(connection: Connection, name: str = "web01") -> str:
+    query = select(schema.containers.c.registration).where(schema.containers.c.id == f"id-{name}")
+    return str(connection.execute(query).scalar_one())
+
+
+def open_one(connection: Connection, vault: VaultRecord, number: int = 1, approved: bool = True) -> str:
+    eligibility.admit_endpoint(connection, vaults.require(connection, vault.key), "AzureBackup")
+    return connections.open_connection(
+        connection,
+        vault,
+        endpoint_id=f"{world.NETWORK}/privateEndpoints/pe{number}",
+        endpoint_name=f"pe{number}",
+        group="AzureBackup",
+        approved=approved,
+        description="None",
+        now=world.NOW,
+    ).key
+
+
+# --- vaults ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_vault_has_an_id_of_64_bits_and_eight_members(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        assert 10**15 <= vault.vault_id < 2**63
+        found = members.of_vault(connection, vault.key)
+        assert [one.service for one in found] == ["fc1", "fab1", "prot1", "rec2", "ecs1", "id1", "tel1", "wbcm1"]
+        assert found[0].fqdn == f"{vault.vault_id}-ab-pod01-fc1.privatelink.we.backup.windowsazure.com"
+        assert {one.door_service for one in found} == {"backup"} and found[0].name == "backup-fc1"
+        assert vaults.by_vault_id(connection, vault.vault_id) == vault
+        assert vaults.get(connection, vault.key.upper()) == vault
+        assert tasks.waiting(connection, "manifest") == 1
+
+    state.transact(check)
+
+
+def test_a_missing_vault_is_named_in_azures_words(state: Database) -> None:
+    key = f"{world.GROUP}/providers/Microsoft.RecoveryServices/vaults/nope"
+    with pytest.raises(NotFound, match=r"Microsoft\.RecoveryServices/vaults/nope") as caught:
+        state.transact(lambda connection: vaults.require(connection, key))
+    assert caught.value.code == "ResourceNotFound"
+
+
+@pytest.mark.parametrize("name", ["v", "1vault", "-vault", "va_ult", "v" * 51])
+def test_wrong_vault_names(name: str) -> None:
+    with pytest.raises(InvalidParameter):
+        vaults.check_name(name)
+
+
+def test_public_access_is_enabled_or_disabled_and_nothing_else() -> None:
+    assert vaults.check_public_access("enabled") and not vaults.check_public_access("Disabled")
+    with pytest.raises(InvalidParameter, match="NetworkSettings parameter is invalid") as caught:
+        vaults.check_public_access("")
+    assert caught.value.code == "InvalidRestApiParameter"
+
+
+def test_a_vault_with_containers_or_endpoints_is_not_deleted(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        key = open_one(connection, vault)
+        with pytest.raises(Conflict, match="privateEndpoints/pe1"):
+            vaults.remove(connection, vault, world.NOW)
+        found = connections.get(connection, key)
+        assert found is not None
+        connections.remove(connection, found)
+        id = container(connection, vault)
+        with pytest.raises(Conflict, match="web01"):
+            vaults.remove(connection, vault, world.NOW)
+        connection.execute(schema.containers.delete().where(schema.containers.c.id == id))
+        vaults.remove(connection, vault, world.NOW)
+        assert vaults.get(connection, vault.key) is None
+        assert members.of_vault(connection, vault.key) == ()
+
+    state.transact(check)
+
+
+# --- eligibility -----------------------------------------------------------------------------------------------------
+
+
+def test_a_tainted_vault_refuses_its_first_endpoint_for_life(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        eligibility.taint(connection, vault.key, "web01 was registered", world.NOW)
+        eligibility.taint(connection, vault.key, "again", world.NOW)
+        tainted = vaults.require(connection, vault.key)
+        assert tainted.tainted and tainted.taint_reason == "web01 was registered"
+        with pytest.raises(Conflict, match="new vault") as caught:
+            eligibility.admit_endpoint(connection, tainted, "AzureBackup")
+        assert caught.value.code == "UserErrorPrivateEndpointNotAllowedOnUsedVault"
+        assert "web01 was registered" in caught.value.message
+
+    state.transact(check)
+
+
+def test_a_vault_that_had_an_endpoint_may_always_have_more(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        key = open_one(connection, vault)
+        vaults.taint(connection, vault.key, "registered", world.NOW)
+        open_one(connection, vault, 2)
+        for number in (key, key.replace("pe1", "pe2")):
+            found = connections.get(connection, number)
+            if found is not None:
+                connections.remove(connection, found)
+        open_one(connection, vault, 3)
+
+    state.transact(check)
+
+
+def test_twelve_endpoints_of_a_group_are_the_limit(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        for number in range(12):
+            open_one(connection, vault, number)
+        with pytest.raises(Conflict, match="12 is the limit") as caught:
+            open_one(connection, vault, 12)
+        assert caught.value.code == "UserErrorPrivateEndpointLimitReached"
+        again = vaults.require(connection, vault.key)
+        eligibility.check_endpoint(connection, again, "AzureBackup_secondary")
+        with pytest.raises(Conflict):
+            eligibility.check_endpoint(connection, again, "azurebackup")
+
+    state.transact(check)
+
+
+# --- members ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_account_brings_two_members_and_one_task(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        for _ in range(2):
+            members.add_account(connection, vault.key, "abcd1234ecs01", now=world.NOW)
+        members.add_account(connection, vault.key, "abcd1234prot01", ("blob",), now=world.NOW)
+        found = members.of_vault(connection, vault.key)[8:]
+        assert [(one.fqdn, one.name, one.door_service) for one in found] == [
+            ("abcd1234ecs01.blob.core.windows.net", "abcd1234ecs01-blob", "blob"),
+            ("abcd1234ecs01.queue.core.windows.net", "abcd1234ecs01-queue", "queue"),
+            ("abcd1234prot01.blob.core.windows.net", "abcd1234prot01-blob", "blob"),
+        ]
+        assert tasks.waiting(connection, "vault") == 1
+
+    state.transact(check)
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_is_named_after_endpoint_and_vault(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        open_one(connection, vault)
+        (found,) = connections.of_vault(connection, vault.key)
+        assert found.name.startswith(f"pe1.{vault.vault_id}.backup.") and found.status is Status.APPROVED
+        assert connections.of_endpoint(connection, found.endpoint_key.upper()) == found
+
+    state.transact(check)
+
+
+def test_statuses_are_read_without_case() -> None:
+    assert connections.parse_status("approved") is Status.APPROVED
+    with pytest.raises(InvalidParameter, match="Pending, Approved, Rejected, Disconnected"):
+        connections.parse_status("Granted")
+
+
+def test_the_table_says_that_a_rejection_is_final() -> None:
+    assert Status.APPROVED not in ALLOWED[Status.REJECTED]
+    assert ALLOWED[Status.DISCONNECTED] == {Status.DISCONNECTED}
+    assert all(status in ALLOWED for targets in ALLOWED.values() for status in targets)
+    assert all(Status.PENDING not in targets for targets in ALLOWED.values())
+
+
+@settings(deadline=None, max_examples=30)
+@given(walk=st.lists(st.sampled_from(list(Status)), max_size=8), approved=st.booleans())
+def test_any_walk_stays_inside_the_table(
+    tmp_path_factory: pytest.TempPathFactory, walk: list[Status], approved: bool
+) -> None:
+    """Random wishes: those the table allows happen, all others are refused and change nothing."""
+    with world.database(tmp_path_factory.mktemp("walk")) as opened:
+
+        def check(connection: Connection) -> None:
+            vault = world.vault(connection)
+            key = open_one(connection, vault, approved=approved)
+            rejected = False
+            for wanted in walk:
+                before = connections.get(connection, key)
+                assert before is not None
+                if wanted in ALLOWED[before.status]:
+                    connections.transition(connection, before, wanted, "text")
+                else:
+                    with pytest.raises(Conflict, match=f"is {before.status} and cannot become {wanted}"):
+                        connections.transition(connection, before, wanted)
+                after = connections.get(connection, key)
+                assert after is not None and after.status in (
+                    {wanted} if wanted in ALLOWED[before.status] else {before.status}
+                )
+                assert not (rejected and after.status is Status.APPROVED)
+                rejected = rejected or after.status is Status.REJECTED
+
+        opened.transact(check)
+
+
+def test_removing_the_last_connection_asks_for_registration_again(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        keys = [open_one(connection, vault, number) for number in (1, 2)]
+        container(connection, vault)
+        left = []
+        for key in keys:
+            found = connections.get(connection, key)
+            assert found is not None
+            left.append((connections.remove(connection, found), registration(connection)))
+        assert left == [(0, "Registered"), (1, "NotRegistered")]
+        connection.execute(update(schema.containers).values(registration="Registered"))
+        assert connections.get(connection, keys[0]) is None
+
+    state.transact(check)
