@@ -15,13 +15,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from undercroft.clock import timestamp
 from undercroft.errors import InvalidParameter, NotAuthorized
 from undercroft.state.schema import principals, vault_credentials
 
-__all__ = ["Certificate", "audience", "check", "parse_certificate", "store"]
+__all__ = ["PRINCIPAL_KIND", "Certificate", "audience", "check", "newest", "parse_certificate", "store"]
+
+PRINCIPAL_KIND = "VaultCredential"
 
 _TARGET = "properties.certificate"
 _CODE = "InvalidCertificate"
@@ -43,11 +45,21 @@ class Certificate:
 
 
 def parse_certificate(text: str, now: datetime) -> Certificate:
-    """The ``certificate`` of the request: base64 of DER, or (as Azure's own example has it) base64 of that text once more."""
+    """The ``certificate`` of the request: base64 of DER, or (as Azure's own example has it) base64 of that text once more, or
+    base64 of PEM."""
     try:
         data = base64.b64decode(text, validate=True)
+        if b"PRIVATE KEY" in data:
+            raise InvalidParameter(
+                "The certificate was sent with its private key. Send the certificate only, and make a new key: this one is "
+                "no secret any more.",
+                code=_CODE,
+                target=_TARGET,
+            )
         if data[:3] == b"MII":
             data = base64.b64decode(data, validate=True)
+        if data.lstrip().startswith(b"-----BEGIN CERTIFICATE-----"):
+            data = x509.load_pem_x509_certificate(data).public_bytes(Encoding.DER)
         found = x509.load_der_x509_certificate(data)
         key = found.public_key()
     except (binascii.Error, ValueError, TypeError) as error:
@@ -113,19 +125,30 @@ def store(
     now: datetime,
     not_after: datetime,
 ) -> None:
-    """Make these the vault's credentials; ``principal_id`` is the principal made for them in the same transaction."""
+    """Make these the vault's credentials; ``principal_id`` is the principal made for them in the same transaction.
+
+    Principals of older ones stay for a while even when the name is taken over (a name is one of a day): they may still log in,
+    and are told by ``check`` that newer credentials took their place.
+    """
+    table = vault_credentials
+    vault_key = vault_key.lower()
     key = f"{vault_key}/certificates/{name}".lower()
-    outdated = select(vault_credentials.c.principal_id).where(
-        vault_credentials.c.vault_key == vault_key.lower(),
-        (vault_credentials.c.key == key) | (vault_credentials.c.not_after < timestamp(now - _KEEP)),
-    )
-    gone = list(connection.execute(outdated).scalars())
-    connection.execute(delete(vault_credentials).where(vault_credentials.c.principal_id.in_(gone)))
-    connection.execute(delete(principals).where(principals.c.object_id.in_(gone)))
+    old = timestamp(now - _KEEP)
+    before = _last(connection, vault_key)
+    if before is not None and before >= timestamp(now):  # the order decides which are good, whatever the clock does
+        now = datetime.fromisoformat(before) + timedelta(microseconds=1)
     connection.execute(
-        insert(vault_credentials).values(
+        delete(table).where(table.c.vault_key == vault_key, (table.c.key == key) | (table.c.not_after < old))
+    )
+    connection.execute(
+        delete(principals).where(
+            principals.c.vault_key == vault_key, principals.c.kind == PRINCIPAL_KIND, principals.c.not_after < old
+        )
+    )
+    connection.execute(
+        insert(table).values(
             key=key,
-            vault_key=vault_key.lower(),
+            vault_key=vault_key,
             name=name,
             certificate=certificate.pem,
             principal_id=principal_id,
@@ -135,6 +158,23 @@ def store(
     )
 
 
+def newest(connection: Connection, vault_key: str, certificate: Certificate) -> tuple[str, str] | None:
+    """Principal and end of the vault's newest credentials, if they are of this certificate (the request is a repetition)."""
+    row = connection.execute(
+        select(vault_credentials)
+        .where(vault_credentials.c.vault_key == vault_key.lower())
+        .order_by(vault_credentials.c.issued.desc())
+        .limit(1)
+    ).first()
+    return None if row is None or row.certificate != certificate.pem else (row.principal_id, row.not_after)
+
+
+def _last(connection: Connection, vault_key: str) -> str | None:
+    """When the newest credentials of the vault were issued."""
+    query = select(func.max(vault_credentials.c.issued)).where(vault_credentials.c.vault_key == vault_key)
+    return connection.execute(query).scalar()
+
+
 def check(connection: Connection, principal_id: str, now: datetime) -> str:
     """The key of the vault that this principal's credentials may register with; NotAuthorized says what is wrong else."""
     row = connection.execute(
@@ -142,8 +182,8 @@ def check(connection: Connection, principal_id: str, now: datetime) -> str:
     ).one_or_none()
     if row is None:
         raise NotAuthorized(
-            "These vault credentials are not known any more: newer ones of the same name were downloaded, or the vault was "
-            "deleted. Download the vault credentials again.",
+            "These vault credentials were superseded by newer ones: only the newest of a vault are good. Use the newest file, or "
+            "download the vault credentials again.",
             code="UserErrorVaultCredentialsSuperseded",
         )
     if row.not_after <= timestamp(now):

@@ -55,7 +55,8 @@ class Vault(msgspec.Struct, frozen=True):
     """
 
     public_access: bool = True
-    redundancy: str = "GeoRedundant"
+    redundancy: str = "LocallyRedundant"
+    """What is true of a stamp: its store is in one place, whatever that place does by itself."""
     retention_days: int = 14
     """``softDeleteRetentionPeriodInDays`` as asked for."""
     cross_subscription_restore: str = "Enabled"
@@ -195,7 +196,7 @@ def remove(connection: Connection, vault: VaultRecord, now: datetime) -> None:
         raise Conflict(
             "Vault cannot be deleted as there are existing resources within the vault. Unregister the following containers "
             f"associated with this vault before deletion: {', '.join(names)} ({points} recovery points).",
-            code="ServiceResourceNotEmptyWithContainerDetails",
+            code="ServiceResourceNotEmptyWithBackendMessage",
         )
     endpoints = list(
         connection.execute(
@@ -206,12 +207,11 @@ def remove(connection: Connection, vault: VaultRecord, now: datetime) -> None:
         raise Conflict(
             "Vault cannot be deleted as there are private endpoints connected to it. Delete them first: "
             f"{', '.join(endpoints)}.",
-            code="ServiceResourceNotEmptyWithPrivateEndpoints",
+            code="ServiceResourceNotEmptyWithBackendMessage",
         )
-    credential = connection.execute(
-        select(vault_credentials.c.principal_id).where(vault_credentials.c.vault_key == key)
-    ).scalars()
-    connection.execute(delete(principals).where(principals.c.object_id.in_(list(credential))))
+    connection.execute(
+        delete(principals).where(principals.c.vault_key == key)
+    )  # of its credentials; it has no containers
     for table in (vault_credentials, members, accounts, backups, jobs):
         connection.execute(delete(table).where(table.c.vault_key == key))
     connection.execute(delete(vaults).where(vaults.c.key == key))
