@@ -101,7 +101,11 @@ def test_enter(door: Door, host: Host, caller: Caller, vault: VaultRule | None, 
         expected = NotAuthorized
     elif door.public and not vault.public_access:
         expected = RefusedByNetworkRule
-    elif (caller.audience and not caller.audience.endswith(str(vault.vault_id))) or (host.geo is not None and host.geo != vault.geo) or caller.kind not in allowed:
+    elif (
+        (caller.audience and not caller.audience.endswith(str(vault.vault_id)))
+        or (host.geo is not None and host.geo != vault.geo)
+        or caller.kind not in allowed
+    ):
         expected = NotAuthorized
     if expected is None:
         enter(door, host, caller, vault, allowed)

@@ -241,8 +241,8 @@ async def test_names_that_a_protection_container_does_not_take(plane: Plane, job
 async def test_the_communication_account_takes_job_logs(plane: Plane, job: Job) -> None:
     agent, grant = job
     ecs = (await agent.call("GET", "fc1", "/v1/container")).json["accounts"][0]
-    logs = grant | {"account": ecs["name"], "blobHost": ecs["blobHost"]}
-    logs["sas"] = signed(plane, logs, "cr")
+    logs = (await agent.begin("/other"))["logGrant"]
+    assert (logs["account"], logs["blobHost"]) == (ecs["name"], ecs["blobHost"])
     assert (await agent.put(logs, "jobs/2026/log.txt", b"line")).status == 201
     assert (await agent.put(logs, object_name("packs"), b"x")).status == 400
     unauthenticated = await plane.ask("GET", ecs["queueHost"], "/")

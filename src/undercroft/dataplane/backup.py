@@ -227,7 +227,7 @@ class BackupService:
                 self._sessions.lease,
                 wanted.format_version,
             )
-            first = not points.listed(connection, container.id)
+            first = not points.any_of(connection, container.id)
             return backup, containers.as_object(connection, container.id), first
 
         backup, kept, first = await self._database.write(work)
@@ -334,7 +334,7 @@ class BackupService:
         return web.Response(status=204)
 
     async def _restore(self, visit: Visit, container: Container, job_id: str) -> web.StreamResponse:
-        def work(connection: Connection) -> tuple[jobs.Job, Point, Account, bool]:
+        def work(connection: Connection) -> tuple[jobs.Job, Point, Account, bool, messages.Grant | None]:
             job = _restore_job(connection, container.id, job_id)
             if job.status != jobs.IN_PROGRESS or job.details.recovery_point_id is None:
                 raise Conflict(f"The restore {job.id} has ended as {job.status}.", code="UserErrorRestoreNotOpen")
@@ -345,9 +345,9 @@ class BackupService:
             ready = self._ready(connection, visit.door, account)
             if ready and not job.details.granted:
                 jobs.note(connection, job.id, msgspec.structs.replace(job.details, granted=True))
-            return job, point, account, ready
+            return job, point, account, ready, self._log_grant(connection, visit, container)
 
-        job, point, account, ready = await self._database.write(work)
+        job, point, account, ready, logs = await self._database.write(work)
         commit = await self._sessions.read_commit(point.commit_object)
         return _json(
             messages.RestoreSession(
@@ -359,22 +359,31 @@ class BackupService:
                 commit.indexes,
                 0 if ready else 1,
                 self._sessions.grant(account, commit.container, "r") if ready else None,
+                logs,
             )
         )
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
     async def _session(self, visit: Visit, backup: backups.Backup, until: str) -> web.StreamResponse:
-        def work(connection: Connection) -> tuple[Account, str, bool]:
+        def work(connection: Connection) -> tuple[Account, Container, bool, messages.Grant | None]:
             container = containers.find(connection, backup.container_id)
             account = accounts.find(connection, container.protection_account or "") if container else None
             if container is None or account is None:
                 raise NotFound("The container has no protection account. Begin the backup again.")
-            return account, container.blob_container, self._ready(connection, visit.door, account)
+            logs = self._log_grant(connection, visit, container)
+            return account, container, self._ready(connection, visit.door, account), logs
 
-        account, blob_container, ready = await self._database.read(work)
-        grant = self._sessions.grant(account, blob_container, "c") if ready else None
-        return _json(messages.BackupSession(backup.id, backup.job_id, until, 0 if ready else 1, grant))
+        account, container, ready, logs = await self._database.read(work)
+        grant = self._sessions.grant(account, container.blob_container, "c") if ready else None
+        return _json(messages.BackupSession(backup.id, backup.job_id, until, 0 if ready else 1, grant, logs))
+
+    def _log_grant(self, connection: Connection, visit: Visit, container: Container) -> messages.Grant | None:
+        """To leave the job's log in the communication account, when that is ready on this door; nothing waits for it."""
+        for account in accounts.of_vault(connection, visit.vault.key):
+            if account.purpose == accounts.COMMUNICATION and self._ready(connection, visit.door, account):
+                return self._sessions.grant(account, container.blob_container, "c")
+        return None
 
     def _ready(self, connection: Connection, door: Door, account: Account) -> bool:
         """An account is handed out only once all of it is ready on the endpoint by which the call came."""

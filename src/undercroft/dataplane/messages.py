@@ -115,6 +115,7 @@ class BackupSession(_Out, frozen=True):
     lease_until: str
     pending: int
     grant: Grant | None
+    log_grant: Grant | None
 
 
 class Progress(_In, frozen=True):
@@ -178,6 +179,7 @@ class RestoreSession(_Out, frozen=True):
     indexes: tuple[str, ...]
     pending: int
     grant: Grant | None
+    log_grant: Grant | None
 
 
 class CompleteRestore(_In, frozen=True):

@@ -113,6 +113,13 @@ def listed(connection: Connection, container_id: str, item_name: str | None = No
     return tuple(_point(row) for row in connection.execute(query))
 
 
+def any_of(connection: Connection, container_id: str) -> bool:
+    """Whether the container has a point at all."""
+    table = schema.recovery_points
+    query = select(table.c.id).where(table.c.container_id == container_id).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def find(connection: Connection, container_id: str, recovery_point_id: str) -> Point | None:
     """Only a point of that container: another one's is not there."""
     table = schema.recovery_points
