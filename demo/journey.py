@@ -49,7 +49,6 @@ class Journey:
         self._fabric = ""
         self._host = ""
         self._zones: list[str] = []
-        self._before = leftovers.count(self.home)
 
     def run(self) -> None:
         self._prepare()
@@ -243,13 +242,14 @@ class Journey:
                          ("UserError" in failed.said or "NXDOMAIN" in failed.said))  # fmt: skip
 
     def _tear_down(self) -> None:
+        during = leftovers.traces(self.home)
+        self.shell.say(f"  running: {during}")
         self.shell.run("down")
         deadline = time.monotonic() + 10
-        while (after := leftovers.count(self.home)) != self._before and time.monotonic() < deadline:
+        while not (after := leftovers.traces(self.home, during.namespaces)).none and time.monotonic() < deadline:
             time.sleep(0.1)  # the kernel frees namespaces in the background
-        self.shell.say(f"  before: {self._before}")
-        self.shell.say(f"  after:  {after}")
-        self.shell.proof("no namespace, mount or process is left", after == self._before)
+        self.shell.say(f"  after:   {after}")
+        self.shell.proof("no process, namespace or mount is left", bool(during.namespaces) and after.none)
 
     # --- commands used more than once --------------------------------------------------------------------------------
 

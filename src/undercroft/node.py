@@ -22,7 +22,6 @@ from sqlalchemy import func, select
 
 from undercroft.arm import operations
 from undercroft.arm.application import Application
-from undercroft.arm.call import Call, Route
 from undercroft.arm.listener import Listener
 from undercroft.arm.routes import resource_types
 from undercroft.clock import Clock, SystemClock
@@ -44,14 +43,13 @@ from undercroft.identity.tokens import Tokens
 from undercroft.names import ResourceId
 from undercroft.providers import authorization, compute, network, recovery_services, resources
 from undercroft.providers.collaborators import Collaborators
-from undercroft.providers.resources.deletion import Deleter, GroupDeletion
+from undercroft.providers.resources.deletion import GroupDeletion
 from undercroft.state.database import Connection, Database
 from undercroft.state.schema import resources as resource_rows
 from undercroft.state.schema import tasks as task_rows
 from undercroft.store.filesystem import FilesystemStore
-from undercroft.trace import fresh
 from undercroft.workers import rebuild
-from undercroft.workers.manifests import Manifests
+from undercroft.workers.manifests import ManifestWriter
 from undercroft.workers.provisioning import Provisioner
 from undercroft.workers.tasks import TaskRunner
 
@@ -59,15 +57,6 @@ __all__ = ["Node", "main", "rebuild_from_store"]
 
 _log = structlog.get_logger(__name__)
 
-_DELETION_ORDER = (
-    # What refers to others goes before what is referred to.
-    "Microsoft.Compute/virtualMachines",
-    "Microsoft.Network/privateEndpoints",
-    "Microsoft.Network/privateDnsZones/virtualNetworkLinks",
-    "Microsoft.Network/privateDnsZones",
-    "Microsoft.Network/virtualNetworks",
-    "Microsoft.RecoveryServices/vaults",
-)
 _COUNTED = {
     "virtual networks": "microsoft.network/virtualnetworks",
     "virtual machines": "microsoft.compute/virtualmachines",
@@ -104,7 +93,7 @@ class Node:
         self._provisioner = Provisioner(
             self.database, clock, settings, self._fabric, self._data, self._names, self._data.doors
         )
-        manifests = Manifests(self.database, self._store)
+        manifests = ManifestWriter(self.database, self._store)
         self._tasks = TaskRunner(
             self.database,
             clock,
@@ -117,7 +106,12 @@ class Node:
         tenant = self._deployment.tenant_id
         parts = Collaborators(self.database, clock, settings, self._provisioner, tenant)
         kinds = (*network.routes(parts), *compute.routes(parts), *recovery_services.routes(parts))
-        self._deletion = GroupDeletion(self.database, clock, rights, _deleters(kinds))
+        deleters = {  # what refers to others goes before what is referred to
+            **getattr(compute, "deleters", lambda parts: {})(parts),
+            **network.deleters(parts),
+            **recovery_services.deleters(parts),
+        }
+        self._deletion = GroupDeletion(self.database, clock, rights, deleters)
         types = resource_types(kinds)
         routes = (
             *kinds,
@@ -260,52 +254,6 @@ class Node:
         )
 
 
-class _Everything:
-    """The rights of the service itself, when it carries out what a checked caller asked for."""
-
-    object_id = "undercroft"
-    display_name = "undercroft"
-
-    async def may(self, action: str, scope: ResourceId) -> bool:
-        return True
-
-    async def require(self, action: str, scope: ResourceId) -> None:
-        return None
-
-
-def _deleters(routes: tuple[Route, ...]) -> dict[str, Deleter]:
-    """The DELETE handlers of top-level types, for the deletion of groups (which has checked the caller's rights on each)."""
-    found: dict[str, Deleter] = {}
-    for kind in _DELETION_ORDER:
-        namespace, *parts = kind.split("/")
-        ending = f"/providers/{namespace}/" + "/".join(f"{part}/{{}}" for part in parts)
-        for route in routes:
-            shape = "/".join("{}" if part.startswith("{") else part for part in route.pattern.split("/"))
-            if route.method == "DELETE" and shape.lower().endswith(ending.lower()):
-                found[kind] = _deleter(route)
-    return found
-
-
-def _deleter(route: Route) -> Deleter:
-    async def delete(id: ResourceId) -> None:
-        variables = [part.strip("{}") for part in route.pattern.split("/") if part.startswith("{")]
-        values = [id.subscription or "", id.group or "", *id.names]
-        call = Call(
-            method="DELETE",
-            id=id,
-            parameters=dict(zip(variables, values, strict=True)),
-            query={},
-            api_version="2026-01-01",
-            body=b"",
-            rights=_Everything(),
-            correlation=fresh(),
-            base_url="",
-        )
-        await route.handler(call)
-
-    return delete
-
-
 def _find_vm(connection: Connection, name: str) -> str:
     """Key of the VM ``name`` or ``group/name``; several of one name need the group."""
     group, _, plain = name.rpartition("/")
@@ -332,7 +280,7 @@ async def rebuild_from_store(home: Home) -> rebuild.Report:
     store = FilesystemStore(home.store)
     try:
         deployments.ensure(database, home, clock)
-        return await rebuild.rebuild(database, store, clock)
+        return await rebuild.rebuild(database, store, clock, home.settings().suffixes)
     finally:
         await store.close()
         database.close()

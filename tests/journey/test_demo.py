@@ -34,6 +34,6 @@ def test_the_whole_journey(driver: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Fabric: {driver}." in done.stdout
-    assert "no namespace, mount or process is left" in done.stdout
+    assert "no process, namespace or mount is left" in done.stdout
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in source.iterdir()), "PATH is only read"
     assert not list(tmp_path.glob("undercroft-demo-*"))

@@ -100,7 +100,7 @@ def backup(
         print(f"backup: {done.summary}")
     list_some("not backed up completely", [f"{name}: {reason}" for name, reason in done.problems])
     if done.unreadable:
-        print(f"{done.unreadable} files could not be read; the recovery point is without them.", file=sys.stderr)
+        note(f"Unreadable: {done.unreadable}. The recovery point is complete but for these.")
         return PARTIAL
     return 0
 
@@ -156,9 +156,9 @@ def restore(
         print(f"restore: {done.summary}")
     list_some("restored with a reservation", [f"{name}: {reason}" for name, reason in done.problems])
     if done.damaged:
-        print(f"{len(done.damaged)} files are damaged in the vault and were not restored:", file=sys.stderr)
+        note(f"Damaged in the vault and not restored: {len(done.damaged)}.")
         for damage in done.damaged:
-            print(f"  {damage}", file=sys.stderr)
+            note(f"  {damage}")
         return PARTIAL
     return 0
 

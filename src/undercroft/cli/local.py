@@ -120,7 +120,7 @@ def _greet(home: Home) -> None:
 
 def down(*, home: HomeOption) -> int:
     """Stop the service and everything it made; data stays. Also cleans up after processes that were killed."""
-    from undercroft.fabric.running import running_fabric
+    from undercroft.fabric.running import clear, running_fabric
     from undercroft.supervisor import running_supervisor
 
     place = home_of(home)
@@ -142,7 +142,10 @@ def down(*, home: HomeOption) -> int:
         os.close(descriptor)
         print("A fabric left behind by a killed supervisor was ended.")
     place.connection_file.unlink(missing_ok=True)
-    if fabric is None:
+    ended = clear(place.fabric_socket) if fabric is None else 0
+    if ended:
+        print(f"{ended} processes of VMs, left behind by a killed fabric, were ended.")
+    elif fabric is None:
         print(f"Undercroft does not run for {place.root}.", file=sys.stderr)
         return NOT_RUNNING
     return 0
@@ -194,8 +197,11 @@ def rebuild(*, home: HomeOption) -> int:
     if running_supervisor(place) is not None:
         raise LocalProblem("Stop the service first: 'undercroft down'.", code="StillRunning")
     report = asyncio.run(rebuild_from_store(place))
-    print(report)
-    return 0
+    made = ", ".join(f"{number} {kind}" for kind, number in sorted(report.made.items())) or "nothing that was missing"
+    print(f"Rebuilt from {place.store}: {made}.")
+    for problem in report.problems:
+        print(f"problem: {problem.name}: {problem.what}", file=sys.stderr)
+    return 1 if report.problems else 0
 
 
 def probe(*, driver: str = "auto", as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,5 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("undercroft: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if os.environ.get("UNDERCROFT_DEBUG"):
+            raise
+        print(f"undercroft: a defect of ours: {type(error).__name__}: {error}. Run it again with", file=sys.stderr)
+        print("UNDERCROFT_DEBUG=1 in the environment, and report what it prints.", file=sys.stderr)
         return 1
     return result if isinstance(result, int) else 0

@@ -41,20 +41,23 @@ def create(
     scope
         Where the role holds: a subscription, resource group or resource id.
     out
-        Also write a login file (0600) that other commands take with --login.
+        Write a login file (0600) that other commands take with --login, instead of printing the secret.
     """
     if (role is None) != (scope is None):
         raise InvalidInput("--role and --scope go together.", target="--role")
     arm = connect(home)
     definition = _role_id(arm, role, scope) if role and scope else None
     made: dict[str, Any] = arm.graph("POST", "/v1.0/servicePrincipals", {"displayName": name})
-    login = {"clientId": made["appId"], "clientSecret": made["secretText"], "tenantId": arm.connection.tenant_id}
+    secret = made["passwordCredentials"][0]["secretText"]
+    login = {"clientId": made["appId"], "clientSecret": secret, "tenantId": arm.connection.tenant_id}
     if definition and scope:
         properties = {"roleDefinitionId": definition, "principalId": made["id"], "principalType": "ServicePrincipal"}
         assignment = f"{scope.rstrip('/')}/providers/Microsoft.Authorization/roleAssignments/{uuid.uuid4()}"
         arm.put(assignment, {"properties": properties})
     if out is not None:
         write_private(out, json.dumps(login, indent=2).encode())
+        print(f"{out}: the login of '{name}' ({made['appId']}); its secret is nowhere else")
+        return
     print(json.dumps({"displayName": name, "objectId": made["id"], **login}, indent=2))
 
 

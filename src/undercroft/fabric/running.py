@@ -1,4 +1,4 @@
-"""Which fabric process serves a socket, asked from outside any event loop: for the supervisor, and for ``down``."""
+"""Which fabric process serves a socket, and clearing up after a dead one, from outside any event loop: for the supervisor and ``down``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from undercroft.errors import Unavailable
 from undercroft.fabric.client import FabricClient
+from undercroft.fabric.process import clear
 
-__all__ = ["RunningFabric", "running_fabric"]
+__all__ = ["RunningFabric", "clear", "running_fabric"]
 
 
 @dataclass(frozen=True, slots=True)
