@@ -145,7 +145,7 @@ def test_unreadable_files_are_listed_and_the_status_is_3(agent: Agent, tmp_path:
     (agent.files / "file-3").chmod(0)
     agent.without_override = os.geteuid() == 0
     _, err = agent.back_up(expect=3)
-    assert "file-3" in err and "1 files could not be read" in err
+    assert "file-3" in err and "Unreadable: 1" in err
     document = json.loads(agent.back_up("--json", expect=3)[0])
     assert document["unreadable"] == 1 and document["problems"][0]["path"] == "file-3"
     agent.run("restore", "latest", "--to", tmp_path / "x", "--passphrase-file", agent.passphrase)
