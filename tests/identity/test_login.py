@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -262,3 +263,9 @@ async def test_metadata_is_an_object_or_a_list_by_version(plane: ControlPlane) -
     assert (await plane.get("/metadata/endpoints?api-version=2019-05-01", token="")).json == [document]
     assert (await plane.get("/metadata/endpoints", token="")).code == "MissingApiVersionParameter"
     assert (await plane.send("POST", "/metadata/endpoints?api-version=2022-09-01", token="")).status == 405
+
+
+async def test_a_flood_of_logins_is_told_to_come_again(plane: ControlPlane) -> None:
+    answers = await asyncio.gather(*(plane.log_in(plane.deployment.client_id, "wrong") for _ in range(90)))
+    assert {answer.status for answer in answers} == {401, 429}
+    assert (await plane.log_in(plane.deployment.client_id, plane.deployment.client_secret)).status == 200

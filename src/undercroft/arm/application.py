@@ -263,7 +263,7 @@ class Application:
     # --- around it -------------------------------------------------------------------------------------------------
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request. Never raises, except when the connection is gone (cancellation)."""
+        """Answer one request. Never raises, except when it is cancelled."""
         exchange = Exchange(request, _correlation(request), self._base_url(request))
         with correlated(exchange.correlation):
             reply = await self._reply(exchange)
@@ -290,8 +290,6 @@ class Application:
             )
             uri = f"{exchange.base_url}/{self._tokens.tenant}"
             return errors.render(error, uri)
-        except ConnectionResetError:
-            raise
         except Exception as error:
             return errors.unexpected(error, exchange.correlation)
 
@@ -313,7 +311,7 @@ async def _body(request: web.BaseRequest) -> bytes:
                 chunks.append(chunk)
     except TimeoutError as error:
         raise TooSlow(f"The request body did not arrive within {_BODY_SECONDS:.0f} seconds.") from error
-    except web.RequestPayloadError as error:
+    except (web.RequestPayloadError, ConnectionResetError) as error:
         raise InvalidInput(f"The request body could not be read: {error}.", code="InvalidRequestContent") from error
     return b"".join(chunks)
 

@@ -30,6 +30,8 @@ _DEFAULT_SCOPE = "/.default"
 _FORM = "application/x-www-form-urlencoded"
 _ANY_TENANT = frozenset({"common", "organizations", "consumers"})
 _LARGEST_FORM = 64 * 1024
+_LONGEST_QUEUE = 64
+"""Secrets that wait for their verification: about two seconds of it. More are told to come again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Login:
         self._clock = clock
         self._assertions = Assertions(audiences, tokens.tenant, clock)
         self._hashing = asyncio.Semaphore(2)  # each takes 19 MiB and a core for a moment
+        self._waiting = 0
 
     def serves(self, segments: tuple[str, ...]) -> bool:
         return _page(segments) is not None
@@ -189,10 +192,8 @@ class Login:
                 "'client_assertion' or 'client_secret' is required for the 'client_credentials' grant type.",
             )
         stored = principal.secret_hash
-        if stored is not None:
-            async with self._hashing:
-                if await asyncio.to_thread(principals.verify_secret, stored, secret):
-                    return
+        if stored is not None and await self._verified(stored, secret):
+            return
         raise LoginRefused(
             401,
             "invalid_client",
@@ -200,6 +201,18 @@ class Login:
             "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, "
             f"not the client secret ID, for a secret added to app '{principal.client_id}'.",
         )
+
+    async def _verified(self, stored: str, secret: str) -> bool:
+        if self._waiting >= _LONGEST_QUEUE:
+            raise LoginRefused(
+                429, "temporarily_unavailable", 90033, "Too many logins at once; try again in some seconds."
+            )
+        self._waiting += 1
+        try:
+            async with self._hashing:
+                return await asyncio.to_thread(principals.verify_secret, stored, secret)
+        finally:
+            self._waiting -= 1
 
     def _audience(self, form: Mapping[str, str], principal: Principal) -> str:
         resource = form.get("resource")

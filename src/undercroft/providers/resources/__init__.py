@@ -12,10 +12,10 @@ from undercroft.arm.call import Route
 from undercroft.clock import Clock
 from undercroft.identity.authorization import Authorization
 from undercroft.providers.resources import groups, inventory, namespaces, subscriptions
-from undercroft.providers.resources.deletion import Deleters, GroupDeletion
+from undercroft.providers.resources.deletion import Deleter, Deleters, GroupDeletion
 from undercroft.state.database import Database
 
-__all__ = ["Deleters", "GroupDeletion", "routes"]
+__all__ = ["Deleter", "Deleters", "GroupDeletion", "routes"]
 
 
 def routes(
