@@ -11,6 +11,7 @@ import os
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -29,6 +30,7 @@ UNDERCROFT = Path(sys.executable).parent / "undercroft"
 GROUP, REGION, NETWORK, SUBNET, VAULT, ENDPOINT, VM = "bench", "westeurope", "net", "work", "vault", "door", "host"
 API_VERSION = "2026-01-01"
 IDLE_SECONDS = 5.0
+SAMPLE_SECONDS = 0.2
 
 # Asks the VM's resolver until the name has an address of the network; prints the moment.
 DNS_PROBER = """
@@ -172,9 +174,21 @@ class Undercroft:
     def _measured(self, *words: str | Path) -> Measured:
         service = self._deployment.processes()
         before = cpu_seconds(service)
-        result = measured(self._place, [UNDERCROFT, "agent", *words], before=self._deployment.within())
+        ended, samples = threading.Event(), [proportional_memory(service)]
+
+        def sample() -> None:
+            while not ended.wait(SAMPLE_SECONDS):
+                samples.append(proportional_memory(service))
+
+        sampler = threading.Thread(target=sample)
+        sampler.start()
+        try:
+            result = measured(self._place, [UNDERCROFT, "agent", *words], before=self._deployment.within())
+        finally:
+            ended.set()
+            sampler.join()
         self.service_cpu.append(cpu_seconds(service) - before)
-        self.service_memory.append(proportional_memory(service))
+        self.service_memory.append(max(samples))
         return result
 
 

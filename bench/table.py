@@ -163,6 +163,6 @@ def service_lines(results: Results) -> list[str]:
     idle = [timing.idle_memory / (1 << 20) for timing in results.timings]
     lines.append(row("idle memory of all its processes (PSS), MiB", spread(idle, 0)))
     if results.service_memory:
-        lines.append(row("its memory after a backup or restore, most, MiB", mib(max(results.service_memory))))
-        lines.append(row("its CPU in a backup or restore, most, s", f"{max(results.service_cpu):.1f}"))
+        lines.append(row("its memory during backups and restores, peak, MiB", mib(max(results.service_memory))))
+        lines.append(row("its CPU in one backup or restore, most, s", f"{max(results.service_cpu):.1f}"))
     return lines
