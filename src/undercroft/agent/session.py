@@ -242,10 +242,6 @@ KINDS: dict[int, type[UndercroftError]] = {
 }
 DOOR_LOCKED = "UserErrorPublicNetworkAccessDenied"
 WHAT_TO_DO = {
-    DOOR_LOCKED: (
-        "The vault takes data only through its private endpoints: see that this host's network has one, that it is approved, and that "
-        "the names resolve to it here."
-    ),
     "UserErrorContainerNotRegistered": "Register this host again: 'undercroft agent register' with new vault credentials.",
     "UserErrorVaultCredentialsExpired": "Download new vault credentials and register with them.",
     "UserErrorVaultCredentialsSuperseded": "Only the newest vault credentials of a vault are good: use those.",
