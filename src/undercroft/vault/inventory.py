@@ -86,7 +86,7 @@ def containers(connection: Connection, vault_key: str) -> tuple[ContainerRow, ..
     """By name."""
     table, held = schema.containers, schema.protected_items
     query = select(held.c.container_id, func.count()).where(held.c.vault_key == vault_key).group_by(held.c.container_id)
-    counts: dict[str, int] = dict(connection.execute(query).tuples().all())
+    counts: dict[str, int] = {row[0]: row[1] for row in connection.execute(query)}
     found = []
     for row in connection.execute(select(table).where(table.c.vault_key == vault_key).order_by(table.c.name)):
         agent = msgspec.json.decode(row.agent, type=_Agent)
@@ -137,7 +137,7 @@ def _spans(connection: Connection, vault_key: str) -> dict[str, tuple[int, str, 
         .where(table.c.vault_key == vault_key)
         .group_by(table.c.item_id)
     )
-    return {item: (count, oldest, newest) for item, count, oldest, newest in connection.execute(query).tuples()}
+    return {row[0]: (row[1], row[2], row[3]) for row in connection.execute(query)}
 
 
 def job_page(
