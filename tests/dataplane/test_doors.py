@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 from aiohttp import web
 
 from tests.dataplane.plane import NETWORK, PUBLIC, SUFFIXES, UNMAPPED, Agent, Plane, object_name, registration
@@ -290,3 +291,27 @@ async def test_a_client_that_resets_in_the_middle_leaves_the_service_well(plane:
     assert (await plane.ask("GET", host, "/v1/points")).status == 401
     await asyncio.sleep(0.1)
     assert plane.plane.doors.total() == 0
+
+
+async def test_decisions_are_logged_with_reason_door_and_principal_and_without_secrets(plane: Plane) -> None:
+    with structlog.testing.capture_logs() as logs:
+        agent = await plane.registered()
+        done = await agent.back_up()
+        grant = done["session"]["grant"]
+        plane.set_public_access(plane.vault, False)
+        await agent.call("GET", "fc1", "/v1/points", public=True)
+        await agent.put(grant | {"sas": grant["sas"].replace("sp=c", "sp=w")}, object_name("packs"), b"x")
+    decisions = [line for line in logs if line["event"] in ("admitted", "refused", "failed")]
+    assert {"admitted", "refused"} <= {line["event"] for line in decisions}
+    for line in decisions:
+        assert line["door"] and line["principal"] and line["request_id"]
+        assert line["event"] == "admitted" or line["reason"]
+    refused = [(line["reason"], line["door"], line["status"]) for line in decisions if line["event"] == "refused"]
+    private = f"private:{plane.endpoint(plane.vault)}"
+    assert refused == [
+        ("UserErrorPublicNetworkAccessDenied", "public", 403),
+        ("AuthenticationFailed", private, 401),
+    ]
+    text = repr(logs)
+    for secret in (agent.token, grant["sas"], grant["sas"].rsplit("sig=", 1)[1]):
+        assert secret not in text

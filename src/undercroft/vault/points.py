@@ -17,7 +17,19 @@ from sqlalchemy import Connection, insert, select
 from undercroft.errors import NotFound
 from undercroft.state import schema
 
-__all__ = ["CommitObject", "ItemName", "Point", "Statistics", "add", "commit_name", "find", "get", "listed", "point_id"]
+__all__ = [
+    "CommitObject",
+    "ItemName",
+    "Point",
+    "Statistics",
+    "add",
+    "any_of",
+    "commit_name",
+    "find",
+    "get",
+    "listed",
+    "point_id",
+]
 
 _NAMESPACE = uuid.UUID("6f1d6f1e-5a0b-5c55-9d3c-3f6c0e8b7a11")
 
