@@ -12,10 +12,10 @@ from undercroft.errors import NotFound, Unavailable
 
 
 class FolderDepot:
-    """Implements ``engine.repository.Depot`` with files, made durable like the service does."""
+    """Implements ``engine.repository.Depot`` with files; ``durable`` like the service's, for measurements."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, durable: bool = False) -> None:
+        self.folder, self._durable = folder, durable
         for kind in ("packs", "indexes", "manifests", "keys"):
             (folder / kind).mkdir(parents=True, exist_ok=True)
 
@@ -29,8 +29,11 @@ class FolderDepot:
         with fresh.open("wb", buffering=0) as file:
             for part in parts:
                 file.write(part)
-            os.fdatasync(file.fileno())
+            if self._durable:
+                os.fdatasync(file.fileno())
         fresh.rename(path)
+        if not self._durable:
+            return
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

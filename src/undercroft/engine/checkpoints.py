@@ -18,7 +18,7 @@ from undercroft.engine.crypto import ContainerKeys
 from undercroft.engine.index import Index, PackContents, decode_contents, encode_contents, open_index, seal_index
 from undercroft.engine.repository import Depot, object_id
 from undercroft.engine.sealed import SealedWriter, read_sealed
-from undercroft.errors import DamagedData, NotFound
+from undercroft.errors import CapabilityMissing, DamagedData, NotFound
 
 __all__ = ["Checkpoints", "LocalCache"]
 
@@ -54,7 +54,7 @@ class LocalCache:
             if name not in index.covers:
                 try:
                     index.learn(name, open_index(name, depot.get(name), self._keys), without=without)
-                except (DamagedData, NotFound) as error:
+                except (DamagedData, NotFound, CapabilityMissing) as error:
                     unusable.append(f"An index object is not used, its content was sent again: {error}")
         return index, unusable
 

@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidTag
 
 from undercroft.engine.compression import Compressor, Decompressor
 from undercroft.engine.crypto import ZERO_NONCE, ContainerKeys
+from undercroft.engine.frames import FRAME_LIMIT
 from undercroft.engine.packs import ROW, FrameRow, pack_rows, unpack_rows
 from undercroft.engine.repository import (
     PRELUDE_SIZE,
@@ -24,8 +25,9 @@ from undercroft.engine.repository import (
     new_id,
     object_id,
     object_name,
-    open_prelude,
     prelude,
+    seal_parts,
+    split_parts,
 )
 from undercroft.errors import DamagedData
 
@@ -254,26 +256,17 @@ def seal_index(packs: list[PackContents], keys: ContainerKeys, compressor: Compr
     head = prelude("indexes", identity)
     associated = head + blake3(public).digest()
     private = keys.index_cipher(name).encrypt(ZERO_NONCE, compressor.compress(plain), associated)
-    return name, b"".join((head, _U32.pack(len(public)), public, private))
-
-
-def _split(name: str, body: Bytes) -> tuple[memoryview, memoryview]:
-    open_prelude(name, body)
-    view = memoryview(body)
-    start = PRELUDE_SIZE + 4
-    if len(view) < start or (end := start + int(_U32.unpack_from(view, PRELUDE_SIZE)[0])) > len(view):
-        raise DamagedData(f"{name} is cut short: {len(view)} bytes.", target=name)
-    return view[start:end], view[end:]
+    return name, seal_parts(head, public, private)
 
 
 def read_public(name: str, body: Bytes) -> list[tuple[str, list[FrameRow]]]:
     """Packs and their frames, without a key (and so without proof: only the holder of the key can verify it)."""
-    public, _ = _split(name, body)
+    public, _ = split_parts(name, body)
     return [(object_name("packs", pack), rows) for pack, rows in _decode_public(public, name)]
 
 
 def open_index(name: str, body: Bytes, keys: ContainerKeys) -> list[PackContents]:
-    public, private = _split(name, body)
+    public, private = split_parts(name, body)
     associated = bytes(memoryview(body)[:PRELUDE_SIZE]) + blake3(public).digest()
     try:
         compressed = keys.index_cipher(name).decrypt(ZERO_NONCE, private, associated)
@@ -317,6 +310,8 @@ class Index:
                     if chunks.find(chunk_id) < 0:
                         chunks.add(chunk_id, frame, offset, length)
                     offset += length
+                    if offset > FRAME_LIMIT:
+                        raise DamagedData(f"{source or 'The journal'} is damaged: frame {row.name} would be too large.")
 
     def source_name(self, frame: int) -> str:
         return object_name("indexes", self.frames.identities[self.frames.source[frame]])

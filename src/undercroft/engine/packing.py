@@ -15,7 +15,7 @@ from undercroft.engine.crew import Arena, ArenaPool, Crew
 from undercroft.engine.crypto import TAG_SIZE, ContainerKeys
 from undercroft.engine.frames import ciphertext_hash, encrypt_payload, payload
 from undercroft.engine.index import Index, PackContents, frame_directory
-from undercroft.engine.packs import PACK_SIZE, PackBuffer
+from undercroft.engine.packs import PACK_OVERHEAD, PACK_SIZE, PackBuffer
 from undercroft.engine.repository import Depot
 
 __all__ = ["Job", "Packing", "Progress", "Tuning"]
@@ -153,6 +153,8 @@ class Packing:
                 else:
                     self._to_make -= 1
                     memory = bytearray(self._tuning.pack_size)
+                if len(memory) < size + PACK_OVERHEAD:  # one frame larger than a pack should be
+                    memory = bytearray(size + PACK_OVERHEAD)
                 self._current = OpenPack(PackBuffer(memory))
 
     def _seal(self) -> None:

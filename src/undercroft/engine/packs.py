@@ -16,6 +16,7 @@ from undercroft.engine.repository import PRELUDE_SIZE, Bytes, new_id, object_nam
 from undercroft.errors import DamagedData
 
 __all__ = [
+    "PACK_OVERHEAD",
     "PACK_SIZE",
     "ROW",
     "TRAILER_SIZE",
@@ -34,6 +35,8 @@ _TRAILER = struct.Struct("<32sII8s")
 _SEAL = struct.Struct("<II")
 _END = b"UNDCEND0"
 TRAILER_SIZE = _TRAILER.size
+PACK_OVERHEAD = PRELUDE_SIZE + ROW.size + TRAILER_SIZE
+"""What a pack of one frame takes beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,10 @@ class PackBuffer:
         row = FrameRow(self.id, number, offset, len(place), digest)
         self._rows.append(row)
         return row
+
+    def adopt(self, rows: list[FrameRow]) -> None:
+        """Record frames that keep their ids: copied verbatim into reserved places, without a key."""
+        self._rows = list(rows)
 
     def finish(self) -> tuple[memoryview, list[FrameRow]]:
         """The whole object, and its table. Every reserved place must have been recorded."""

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from blake3 import blake3
+
 from undercroft.errors import CapabilityMissing, DamagedData, InvalidInput
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "object_name",
     "open_prelude",
     "prelude",
+    "seal_parts",
+    "split_parts",
 ]
 
 FORMAT_VERSION = 0
@@ -102,3 +106,27 @@ def open_prelude(name: str, body: Bytes) -> bytes:
     if inside != identity:
         raise DamagedData(f"{name} is damaged or not this object: inside it says {inside.hex()}.", target=name)
     return identity
+
+
+_LENGTH = struct.Struct("<I")
+_CHECKSUM_SIZE = 32
+
+
+def seal_parts(head: bytes, public: bytes, private: bytes) -> bytes:
+    """The form of index and manifest: prelude ‖ u32 length ‖ public part ‖ private part ‖ BLAKE3 of everything before."""
+    body = b"".join((head, _LENGTH.pack(len(public)), public, private))
+    return body + blake3(body).digest()
+
+
+def split_parts(name: str, body: Bytes) -> tuple[memoryview, memoryview]:
+    """The public and the private part of an index or a manifest. The hash at the end finds accidents, also without a key;
+    it is no proof against intent."""
+    open_prelude(name, body)
+    view = memoryview(body)
+    start, after = PRELUDE_SIZE + _LENGTH.size, len(view) - _CHECKSUM_SIZE
+    if after < start or blake3(view[:after]).digest() != view[after:]:
+        raise DamagedData(f"{name} is damaged or cut short ({len(view)} bytes).", target=name)
+    end = start + int(_LENGTH.unpack_from(view, PRELUDE_SIZE)[0])
+    if end > after:
+        raise DamagedData(f"{name} is damaged: its public part is not whole.", target=name)
+    return view[start:end], view[end:after]

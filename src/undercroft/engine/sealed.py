@@ -111,6 +111,8 @@ def read_sealed(path: Path, kind: bytes, keys: ContainerKeys) -> Iterator[bytes 
             if size > _LIMIT:
                 return
             sealed = file.read(size)
+            if len(sealed) != size:
+                return
             try:
                 plain = cipher.decrypt(_nonce(number), sealed, _associated(kind, file_id, number, last))
             except (InvalidTag, ValueError):

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 
 from undercroft.engine.compression import Compressor, Decompressor
 from undercroft.engine.crypto import ZERO_NONCE, ContainerKeys
-from undercroft.engine.repository import PRELUDE_SIZE, Bytes, new_id, object_name, open_prelude, prelude
+from undercroft.engine.repository import PRELUDE_SIZE, Bytes, new_id, object_name, prelude, seal_parts, split_parts
 from undercroft.errors import DamagedData
 
 __all__ = [
@@ -171,25 +171,16 @@ def seal_manifest(
     head, public = prelude("manifests", identity), _encode_runs(runs)
     associated = head + blake3(public).digest()
     private = keys.manifest_cipher(name).encrypt(ZERO_NONCE, compressor.compress(_encode(snapshot)), associated)
-    return name, b"".join((head, _U32.pack(len(public)), public, private))
-
-
-def _split(name: str, body: Bytes) -> tuple[memoryview, memoryview]:
-    open_prelude(name, body)
-    view = memoryview(body)
-    start = PRELUDE_SIZE + 4
-    if len(view) < start or (end := start + int(_U32.unpack_from(view, PRELUDE_SIZE)[0])) > len(view):
-        raise DamagedData(f"{name} is cut short: {len(view)} bytes.", target=name)
-    return view[start:end], view[end:]
+    return name, seal_parts(head, public, private)
 
 
 def read_frames(name: str, body: Bytes) -> FrameRuns:
     """The frames a point needs, without a key."""
-    return _decode_runs(_split(name, body)[0], name)
+    return _decode_runs(split_parts(name, body)[0], name)
 
 
 def open_manifest(name: str, body: Bytes, keys: ContainerKeys) -> Snapshot:
-    public, private = _split(name, body)
+    public, private = split_parts(name, body)
     associated = bytes(memoryview(body)[:PRELUDE_SIZE]) + blake3(public).digest()
     try:
         compressed = keys.manifest_cipher(name).decrypt(ZERO_NONCE, private, associated)
