@@ -101,11 +101,14 @@ class Display:
         self._thread.join()
 
     def _show(self) -> None:
-        if self._stream.isatty():
-            self._bar()
-        else:
-            while not self._stop.wait(LINE_SECONDS):
-                print(f"{self._title}: {self._line(self._counting())}", file=self._stream, flush=True)
+        try:
+            if self._stream.isatty():
+                self._bar()
+            else:
+                while not self._stop.wait(LINE_SECONDS):
+                    print(f"{self._title}: {self._line(self._counting())}", file=self._stream, flush=True)
+        except OSError:
+            pass  # the terminal or the pipe is gone; the work goes on without a display
 
     def _line(self, now: Amounts) -> str:
         seconds = max(self._clock.monotonic() - self._started, 1e-3)

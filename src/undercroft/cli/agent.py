@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -215,8 +215,9 @@ def given(passphrase_file: Path | None) -> Passphrase:
 
 
 def note(line: str) -> None:
-    """For people; JSON has stdout to itself."""
-    print(line, file=sys.stderr, flush=True)
+    """For people; JSON has stdout to itself. A backup goes on when nobody listens any more."""
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def warn(warnings: tuple[str, ...]) -> None:
