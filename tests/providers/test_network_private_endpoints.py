@@ -33,6 +33,13 @@ def wanted(here: Site, **more: Any) -> dict[str, Any]:
     return {"location": more.pop("location", "westeurope"), "properties": properties | more}
 
 
+def machine(here: Site, subnet: str) -> dict[str, Any]:
+    address = {"name": "ipconfig1", "properties": {"subnet": {"id": f"{here.spoke}/subnets/{subnet}"}}}
+    interface = {"name": "vm-nic", "properties": {"primary": True, "ipConfigurations": [address]}}
+    profile = {"networkApiVersion": "2020-11-01", "networkInterfaceConfigurations": [interface]}
+    return {"location": "westeurope", "properties": {"networkProfile": profile}}
+
+
 async def zone(here: Site, name: str = ZONE, link: bool = True) -> str:
     id = f"{here.network}/privateDnsZones/{name}"
     await here.make(id, {"location": "global"})
@@ -195,10 +202,27 @@ async def test_a_degraded_endpoint_says_how_many_addresses_are_missing(here: Sit
     await here.database.write(grow)
     await here.world.settle([here.spoke.lower()])
     shown = (await here.get(id)).json["properties"]
-    assert shown["health"] == {"state": "Degraded", "missingAddresses": 1}
+    assert shown["health"] == {"state": "Degraded", "missingAddresses": 1, "freeAddresses": 0, "neededSoon": 1}
     (link,) = shown["privateLinkServiceConnections"]
     assert "1 more free addresses" in link["properties"]["privateLinkServiceConnectionState"]["actionsRequired"]
     assert len(shown["customDnsConfigs"]) == 11 and shown["provisioningState"] == "Succeeded"
+
+
+async def test_an_endpoint_says_beforehand_that_its_subnet_will_be_too_small(here: Site) -> None:
+    await here.make(f"{here.spoke}/subnets/small", {"properties": {"addressPrefix": "10.1.9.0/28"}})
+    made = await here.make(f"{here.network}/privateEndpoints/pe1", wanted(here, subnet="small"))
+    assert made["properties"]["health"]["state"] == "Healthy"  # 11 addresses: 8 now, 3 with the first accounts
+    await here.vault("other")
+    sent = wanted(here)
+    sent["properties"]["privateLinkServiceConnections"][0]["properties"]["privateLinkServiceId"] = here.vault_id(
+        "other"
+    )
+    await here.make(f"{here.spoke}/subnets/tiny", {"properties": {"addressPrefix": "10.1.9.16/28"}})
+    sent["properties"]["subnet"]["id"] = f"{here.spoke}/subnets/tiny"
+    await here.make(here.machine_id("vm"), machine(here, "tiny"))
+    made = await here.make(f"{here.network}/privateEndpoints/pe2", sent)
+    expected = {"state": "AtRisk", "missingAddresses": 0, "freeAddresses": 2, "neededSoon": 3}
+    assert made["properties"]["health"] == expected
 
 
 async def test_removing_the_connection_leaves_the_endpoint_disconnected(here: Site) -> None:

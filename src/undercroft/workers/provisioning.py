@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import Connection, select
@@ -89,7 +90,8 @@ class Provisioner:
         self._listener = listener
         self._names = names
         self._doors = doors
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One per network while somebody holds or awaits it."""
         self._applied: dict[str, NetworkSpecification] = {}
         """What each network was last made to be; a network that is not in it is built, and its listeners taken anew."""
         self._views: dict[str, NetworkView] = {}
@@ -188,7 +190,9 @@ class Provisioner:
     async def converge_network(self, key: str, *, thorough: bool = False) -> tuple[Drift, ...]:
         """Make one network as the state says; ``thorough`` also looks at what seems unchanged."""
         key = key.lower()
-        lock = self._locks.setdefault(key, asyncio.Lock())
+        lock = self._locks.get(key)
+        if lock is None:
+            self._locks[key] = lock = asyncio.Lock()
         async with lock:
             try:
                 plan = await self._database.read(lambda connection: plans.read(connection, key))
@@ -273,7 +277,6 @@ class Provisioner:
         self._views.pop(key, None)
         self._shown.pop(key, None)
         await self.publish_public()
-        self._locks.pop(key, None)
 
     def _forget_world(self) -> None:
         """The fabric is gone: whatever comes back is empty or unknown."""

@@ -19,7 +19,7 @@ from undercroft.arm.envelope import tracked
 from undercroft.arm.etags import quoted
 from undercroft.arm.resources import Resource
 from undercroft.errors import CapabilityMissing, Conflict, InvalidParameter, NotFound
-from undercroft.names import ResourceId, region
+from undercroft.names import BACKUP_SERVICES, ResourceId, region
 from undercroft.providers.collaborators import (
     Collaborators,
     Echo,
@@ -39,6 +39,8 @@ __all__ = ["interface_id", "record", "remove", "routes"]
 
 APPROVE = "Microsoft.RecoveryServices/vaults/privateEndpointConnectionsApproval/action"
 JOIN = "Microsoft.Network/virtualNetworks/subnets/join/action"
+_FIRST_ACCOUNT_MEMBERS = 3
+"""Blob and queue of the communication account at the first registration, blob of the protection account at the first backup."""
 
 
 class Reference(Echo, frozen=True):
@@ -165,12 +167,19 @@ def show(connection: Connection, endpoint: Resource[PrivateEndpoint]) -> dict[st
         "ipVersionType": "IPv4",
         "networkInterfaces": [{"id": str(interface_id(endpoint.id, body))}],
         "customDnsConfigs": [{"fqdn": one.member_fqdn, "ipAddresses": [str(one.address)]} for one in ready],
-        "health": {
-            "state": "Degraded" if body.missing_addresses else "Healthy",
-            "missingAddresses": body.missing_addresses,
-        },
+        "health": _health(connection, body),
     }
     return tracked(endpoint, shown, type="Microsoft.Network/privateEndpoints")
+
+
+def _health(connection: Connection, body: PrivateEndpoint) -> dict[str, Any]:
+    """Ours, not Azure's: addresses that are missing, and that will be missing when the vault's first accounts come."""
+    subnet = networks.get_subnet(connection, body.subnet_key)
+    free = 0 if subnet is None else allocations.free_count(connection, subnet)
+    known = len(members.of_vault(connection, body.vault_key, body.group))
+    soon = max(0, len(BACKUP_SERVICES) + _FIRST_ACCOUNT_MEMBERS - known) + body.missing_addresses
+    state = "Degraded" if body.missing_addresses else "Healthy" if free >= soon else "AtRisk"
+    return {"state": state, "missingAddresses": body.missing_addresses, "freeAddresses": free, "neededSoon": soon}
 
 
 def interface_id(endpoint_id: ResourceId, body: PrivateEndpoint) -> ResourceId:
