@@ -222,6 +222,6 @@ async def test_other_ways_to_log_in_and_other_vaults(here: Site) -> None:
 async def test_deleting_the_vault_ends_its_credentials(here: Site) -> None:
     await put(here, der(certificate()))
     await put(here, der(certificate()))
-    assert (await here.send("DELETE", here.vault_id())).status == 200
+    assert (await here.send("DELETE", here.vault_id())).status == 204
     query = select(schema.principals.c.object_id).where(schema.principals.c.kind == "VaultCredential")
     assert (await here.database.read(lambda connection: connection.execute(query).all())) == []

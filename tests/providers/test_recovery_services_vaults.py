@@ -196,7 +196,7 @@ async def test_vaults_are_listed_in_the_group_and_the_subscription(here: Site) -
 
 async def test_an_empty_vault_is_deleted_with_everything_that_belongs_to_it(here: Site) -> None:
     await here.vault()
-    assert (await here.send("DELETE", here.vault_id())).status == 200
+    assert (await here.send("DELETE", here.vault_id())).status == 204
     assert (await here.get(here.vault_id())).code == "ResourceNotFound"
     assert (await here.send("DELETE", here.vault_id())).status == 204
     rows = await here.database.read(lambda connection: connection.execute(select(schema.members)).all())
@@ -211,7 +211,7 @@ async def test_a_vault_with_an_endpoint_is_not_deleted(here: Site) -> None:
     assert (answer.status, answer.code) == (409, "ServiceResourceNotEmptyWithBackendMessage")
     assert endpoint in answer.message
     assert (await here.send("DELETE", endpoint)).status == 200
-    assert (await here.send("DELETE", here.vault_id())).status == 200
+    assert (await here.send("DELETE", here.vault_id())).status == 204
 
 
 async def test_a_vault_with_a_registered_host_is_not_deleted(here: Site) -> None:

@@ -16,7 +16,7 @@ from undercroft.arm.envelope import tracked
 from undercroft.arm.resources import Resource
 from undercroft.errors import CapabilityMissing, InvalidParameter
 from undercroft.names import ResourceId, region
-from undercroft.providers.collaborators import Collaborators, Echo, deletion, listing, refuse_if_given
+from undercroft.providers.collaborators import Collaborators, Echo, listing, refuse_if_given
 from undercroft.providers.recovery_services import private_endpoint_connections
 from undercroft.vault import connections, vaults
 from undercroft.vault.connections import Status
@@ -385,6 +385,11 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def get(call: Call) -> Reply:
         return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
 
+    async def delete(call: Call) -> Reply:
+        """204 when it is done: the SDK takes 202 and 204 of a vault, and calls 200 an error."""
+        await parts.database.write(lambda connection: remove(connection, parts, call.id, call.if_match))
+        return Reply(204)
+
     async def every(call: Call) -> Reply:
         return await listing(parts, call, VAULT_TYPE, Vault, show)
 
@@ -395,7 +400,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         Route("PUT", f"{base}/{{vault}}", f"{action}/write", put),
         Route("PATCH", f"{base}/{{vault}}", f"{action}/write", patch),
         Route("GET", f"{base}/{{vault}}", f"{action}/read", get),
-        Route("DELETE", f"{base}/{{vault}}", f"{action}/delete", deletion(parts, remove)),
+        Route("DELETE", f"{base}/{{vault}}", f"{action}/delete", deletion(parts, remove, done=204)),
         Route("GET", base, f"{action}/read", every),
         Route("GET", f"{scope}/providers/Microsoft.RecoveryServices/vaults", f"{action}/read", every),
     )
