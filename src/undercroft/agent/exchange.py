@@ -1,8 +1,8 @@
 """HTTP/1.1 exchanges over pooled TLS connections, and nothing above them: no tokens, no retries, no meaning of statuses.
 
 http.client, because the engine's threads are synchronous, it starts in 30 ms, connects to the address that the dialer chose
-and trusts the deployment's CA alone. Measured, 32 MiB packs by TLS over loopback, one and three at once: 0.7-1.1 CPU-s/GiB against
-obstore's 0.5-0.7 (1.2-1.4 when the pack is in parts, which it joins). A tenth of a second per backup does not buy a second
+and trusts the deployment's CA alone. Measured, 32 MiB packs by TLS over loopback, one and three at once: 0.7-1.2 CPU-s/GiB against
+obstore's 0.5-0.7 (1.2-1.5 when the pack is in parts, which it joins). A tenth of a second per backup does not buy a second
 resolver, a second trust store (obstore adds its CA to the system's) and errors that do not say which leg failed.
 
 A kept connection that the server has closed meanwhile is noticed at the next use and replaced once.
