@@ -24,7 +24,7 @@ import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from undercroft.clock import Clock, SystemClock, timestamp
 from undercroft.config import Home, Settings
@@ -208,6 +208,8 @@ class Plane:
                 if row.fqdn in self.private:
                     continue
                 address = f"127.0.{1 if vault.key == self.vault.key else 2}.{40 + len(self.private) + len(made)}"
+                table = schema.allocations
+                connection.execute(delete(table).where(table.c.member_fqdn == row.fqdn))
                 connection.execute(
                     insert(schema.allocations).values(
                         subnet_key=f"{NETWORK}/subnets/default",

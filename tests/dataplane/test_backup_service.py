@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import event
 
 from tests.dataplane.plane import STATISTICS, Agent, Plane, object_name, public_key, registration, registration_of
 from undercroft.clock import ManualClock
@@ -14,7 +16,7 @@ from undercroft.errors import Unavailable
 from undercroft.state import schema
 from undercroft.store.faulty import Fault, Faults, FaultyStore
 from undercroft.store.memory import MemoryStore
-from undercroft.vault import containers
+from undercroft.vault import containers, points
 
 
 async def test_register_back_up_list_restore(plane: Plane) -> None:
@@ -305,3 +307,50 @@ async def test_a_commit_whose_answer_was_lost_is_the_same_point(tmp_path: Path) 
         assert len(points) == 1
         again = await agent.commit(session["backupId"], manifest, [], [])
         assert (again.status, again.json["recoveryPointId"]) == (200, points[0]["id"])
+
+
+async def test_no_room_for_the_state_is_507_and_passes(plane: Plane) -> None:
+    agent = await plane.registered()
+
+    def tighten(connection: Any) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count=1")  # SQLite keeps to the size it has
+
+    event.listen(plane.database.engine, "begin", tighten)
+    answer = None
+    for number in range(40):
+        body = {"item": {"name": f"/srv/{number}/" + "x" * 4000, "kind": "files"}, "formatVersion": 0}
+        answer = await agent.call("POST", "prot1", "/v1/backups", body)
+        if answer.status != 200:
+            break
+    event.remove(plane.database.engine, "begin", tighten)
+    assert answer is not None
+    assert (answer.status, answer.code) == (507, "InsufficientStorage")
+
+    def loosen(connection: Any) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count=1000000")
+
+    event.listen(plane.database.engine, "begin", loosen)
+    await agent.back_up("/after")
+
+
+async def test_a_damaged_commit_object_does_not_keep_the_service_down(tmp_path: Path) -> None:
+    async with Plane(tmp_path) as plane:
+        agent = await plane.registered()
+        session = await agent.begin()
+        name = points.commit_name(
+            "eastus", plane.vault.vault_id, agent.container_id, points.point_id(session["backupId"])
+        )
+    path = tmp_path / "store" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"{}")
+    async with Plane(tmp_path) as plane:
+        assert plane.recovered == 0
+        state = await plane.ask(
+            "GET", agent.host("fc1"), "/v1/container", headers={"Authorization": f"Bearer {agent.token}"}
+        )
+        assert state.status == 200
+        agent.plane = plane
+        damaged = await agent.commit(session["backupId"], object_name("manifests"), [], [])
+        assert (damaged.status, damaged.code) == (500, "UserErrorDataDamaged")
+        plane.ready(plane.vault)
+        await agent.back_up()

@@ -6,6 +6,7 @@ The order is protocol.md section 2; each step has its reason in ``admission``. N
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from urllib.parse import unquote
 
 import structlog
 from aiohttp import web
+from sqlalchemy.exc import OperationalError
 
 from undercroft.clock import Clock
 from undercroft.config import Settings
@@ -24,7 +26,15 @@ from undercroft.dataplane.blob import BlobService, Target, operation_name
 from undercroft.dataplane.exchange import Connection, Exchange, PeerGone
 from undercroft.dataplane.hosts import Host, Hosts
 from undercroft.dataplane.sessions import Sessions
-from undercroft.errors import CapabilityMissing, InvalidInput, MethodNotAllowed, NotFound, UndercroftError, UnknownField
+from undercroft.errors import (
+    CapabilityMissing,
+    InvalidInput,
+    MethodNotAllowed,
+    NotFound,
+    StorageFull,
+    UndercroftError,
+    UnknownField,
+)
 from undercroft.identity.tokens import Claims
 from undercroft.names import region
 from undercroft.state.database import Connection as DatabaseConnection
@@ -89,15 +99,16 @@ class Application:
                 if service in ("login", "management"):
                     return await self._pass_on(exchange)
                 response = await (self._serve_backup if service == "backup" else self._serve_storage)(exchange)
+                if not await exchange.drain(REFUSED_BODY):  # a body that the call had no use for
+                    response.force_close()
             except UndercroftError as error:
                 response = await self._failed(exchange, error)
             except (ConnectionError, TimeoutError):
                 self._abort(request)
                 raise
-            except Exception:
+            except Exception as error:
                 log.exception("call failed", path=request.path, door=connection.door.path, principal=exchange.principal)
-                problem = UndercroftError("The service failed on this call; the request id finds it in the log.")
-                response = await self._failed(exchange, problem)
+                response = await self._failed(exchange, _unexpected(error))
             if not response.prepared:
                 exchange.decorate(response)
             return response
@@ -215,6 +226,15 @@ class Application:
     def _abort(self, request: web.BaseRequest) -> None:
         if request.transport is not None:
             request.transport.abort()
+
+
+def _unexpected(error: Exception) -> UndercroftError:
+    """What the client hears of an error that is none of the tree's. A full disk under the database is the one it can mend."""
+    if isinstance(error, OperationalError) and getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return StorageFull(
+            "The service's state has no room left on its disk. Nothing was changed; free space and repeat."
+        )
+    return UndercroftError("The service failed on this call; the request id finds it in the log.")
 
 
 def _rule(vault: VaultRecord | None) -> VaultRule | None:

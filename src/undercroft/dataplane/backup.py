@@ -147,7 +147,7 @@ class BackupService:
             return container
 
         container = await self._database.write(work)
-        await self._sessions.keep_container(vault, container)
+        await self._sessions.keep_container(vault, container.container_id)
         return _json(messages.Registered(container.container_id, container.container_name, vault.name, timestamp(now)))
 
     async def container(self, visit: Visit) -> web.StreamResponse:
@@ -211,9 +211,9 @@ class BackupService:
             return () if item is None else backups.open_of_item(connection, item.id)
 
         for backup in await self._database.read(earlier):
-            await self._sessions.committed(vault, backup)
+            await self._sessions.finish(vault, backup)
 
-        def work(connection: Connection) -> tuple[backups.Backup, containers.ContainerObject, bool]:
+        def work(connection: Connection) -> tuple[backups.Backup, bool]:
             item = items.find_or_make(connection, vault.key, container.id, wanted.item.name, wanted.item.kind, now)
             limit, suffixes = self._settings.account_limit_bytes, self._settings.suffixes
             accounts.protection(connection, container.id, limit, suffixes, now)
@@ -228,11 +228,11 @@ class BackupService:
                 wanted.format_version,
             )
             first = not points.any_of(connection, container.id)
-            return backup, containers.as_object(connection, container.id), first
+            return backup, first
 
-        backup, kept, first = await self._database.write(work)
+        backup, first = await self._database.write(work)
         if first:  # until there is a commit object, only this one says where the container's blobs are
-            await self._sessions.keep_container(vault, kept)
+            await self._sessions.keep_container(vault, container.id)
         return await self._session(visit, backup, backup.lease_until)
 
     async def renew_backup(self, visit: Visit) -> web.StreamResponse:

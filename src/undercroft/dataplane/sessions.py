@@ -15,22 +15,25 @@ from datetime import timedelta
 from functools import partial
 
 import msgspec
+import structlog
 
 from undercroft.clock import Clock, timestamp
 from undercroft.config import Settings
 from undercroft.dataplane import sas
 from undercroft.dataplane.messages import Commit, Grant, ObjectEntry
-from undercroft.errors import Conflict, DamagedData, NotFound
+from undercroft.errors import Conflict, DamagedData, NotFound, UndercroftError
 from undercroft.state.database import Connection, Database
 from undercroft.store.store import ObjectInfo, Store
-from undercroft.vault import backups, items, jobs, points, vaults
+from undercroft.vault import backups, containers, items, jobs, points, vaults
 from undercroft.vault.accounts import Account
 from undercroft.vault.backups import Backup
-from undercroft.vault.containers import Container, ContainerObject, object_name
+from undercroft.vault.containers import Container
 from undercroft.vault.points import CommitObject, ItemName
 from undercroft.vault.vaults import VaultRecord
 
 __all__ = ["ObjectsMissing", "Sessions"]
+
+log = structlog.get_logger("undercroft.dataplane")
 
 _LIST_ABOVE = 256
 _AT_ONCE = 16
@@ -58,6 +61,7 @@ class Sessions:
         self._store = store
         self._settings = settings
         self._clock = clock
+        self._keeping = asyncio.Lock()
         self._digests: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     @property
@@ -71,10 +75,15 @@ class Sessions:
         host = self._settings.suffixes.storage_member(account.name, "blob")
         return Grant(account.name, host, container, token, timestamp(expires))
 
-    async def keep_container(self, vault: VaultRecord, container: ContainerObject) -> None:
-        """The container's object is in the store before anything about it is acknowledged."""
-        name = object_name(vault.region, vault.vault_id, container.container_id)
-        await self._store.put(name, _once(msgspec.json.encode(container)), replace=True)
+    async def keep_container(self, vault: VaultRecord, container_id: str) -> None:
+        """The container's object is in the store before anything about it is acknowledged.
+
+        One at a time, and read inside: of two calls about one container, the later state is what stays.
+        """
+        async with self._keeping:
+            container = await self._database.read(partial(containers.as_object, container_id=container_id))
+            name = containers.object_name(vault.region, vault.vault_id, container_id)
+            await self._store.put(name, _once(msgspec.json.encode(container)), replace=True)
 
     # --- the container's own objects -----------------------------------------------------------------------------
 
@@ -169,9 +178,17 @@ class Sessions:
         finished = 0
         for backup in await self._database.read(backups.open_backups):
             vault = await self._database.read(partial(vaults.get, key=backup.vault_key))
-            if vault is not None and await self.committed(vault, backup) is not None:
-                finished += 1
+            if vault is not None:
+                finished += await self.finish(vault, backup)
         return finished
+
+    async def finish(self, vault: VaultRecord, backup: Backup) -> bool:
+        """Make the backup's point visible if its commit object is there. A damaged one must keep nobody from going on."""
+        try:
+            return await self.committed(vault, backup) is not None
+        except UndercroftError as error:
+            log.error("interrupted backup not finished", backup=backup.id, reason=error.code, message=error.message)
+            return False
 
     async def _missing(self, folder: str, names: tuple[str, ...]) -> tuple[str, ...]:
         """Those that are not there, in the order in which they were named."""
