@@ -400,7 +400,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         Route("PUT", f"{base}/{{vault}}", f"{action}/write", put),
         Route("PATCH", f"{base}/{{vault}}", f"{action}/write", patch),
         Route("GET", f"{base}/{{vault}}", f"{action}/read", get),
-        Route("DELETE", f"{base}/{{vault}}", f"{action}/delete", deletion(parts, remove, done=204)),
+        Route("DELETE", f"{base}/{{vault}}", f"{action}/delete", delete),
         Route("GET", base, f"{action}/read", every),
         Route("GET", f"{scope}/providers/Microsoft.RecoveryServices/vaults", f"{action}/read", every),
     )
