@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +19,9 @@ from undercroft.clock import SystemClock
 from undercroft.config import Home, Settings
 from undercroft.dataplane.server import DataPlane
 from undercroft.dns.server import NameServer
+from undercroft.errors import Unavailable
 from undercroft.fabric.reconnecting import ReconnectingFabric
-from undercroft.fabric.specification import Execution
+from undercroft.fabric.specification import Capabilities, Drift, Execution, Fabric, NetworkSpecification, Transport
 from undercroft.identity import deployment
 from undercroft.identity.authority import CertificateAuthority
 from undercroft.identity.tokens import Tokens
@@ -54,7 +57,7 @@ except OSError as error:
 class Node:
     machine: Machine
     database: Database
-    fabric: ReconnectingFabric
+    fabric: FailingFabric
     provisioner: Provisioner
     data: DataPlane
     settings: Settings
@@ -88,12 +91,53 @@ class Node:
         return output.out.strip() or output.err
 
 
+class FailingFabric:
+    """The fabric in front of which one call fails: the one that ``countdown`` says (0: none)."""
+
+    def __init__(self, inner: Fabric) -> None:
+        self._inner = inner
+        self.countdown = 0
+        self.hit = False
+
+    def _pass(self) -> None:
+        self.countdown -= 1
+        if self.countdown == 0:
+            self.hit = True
+            raise Unavailable("This call was chosen to fail.")
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._inner.capabilities
+
+    async def apply(self, network: NetworkSpecification) -> tuple[Drift, ...]:
+        self._pass()
+        return await self._inner.apply(network)
+
+    async def remove(self, network: str) -> None:
+        self._pass()
+        await self._inner.remove(network)
+
+    async def networks(self) -> frozenset[str]:
+        self._pass()
+        return await self._inner.networks()
+
+    async def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
+        self._pass()
+        return await self._inner.listen(network, address, port, transport)
+
+    async def execute(self, execution: Execution) -> int:
+        return await self._inner.execute(execution)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
 @contextlib.asynccontextmanager
 async def node(folder: Path, machine: Machine, **settings: Any) -> AsyncIterator[Node]:
     home, clock, chosen = Home(folder), SystemClock(), Settings(**settings)
     database = Database.open(home.state)
     names = NameServer(clock)
-    fabric = ReconnectingFabric(machine.socket)
+    fabric = FailingFabric(ReconnectingFabric(machine.socket))
     try:
         made = deployment.ensure(database, home, clock)
         data = DataPlane(
@@ -109,6 +153,7 @@ async def node(folder: Path, machine: Machine, **settings: Any) -> AsyncIterator
             yield Node(machine, database, fabric, provisioner, data, chosen)
         finally:
             await provisioner.close()
+            fabric.countdown = 0
             for network in await _left(fabric):
                 await data.stop(network)
                 await names.stop(network)
@@ -120,7 +165,7 @@ async def node(folder: Path, machine: Machine, **settings: Any) -> AsyncIterator
         database.close()
 
 
-async def _left(fabric: ReconnectingFabric) -> frozenset[str]:
+async def _left(fabric: FailingFabric) -> frozenset[str]:
     with contextlib.suppress(Exception):
         return await fabric.networks()
     return frozenset()
