@@ -30,6 +30,7 @@ from undercroft.engine.sealed import SealedWriter, read_sealed
 from undercroft.engine.snapshots import (
     Directory,
     Entry,
+    Extra,
     FrameRuns,
     Snapshot,
     Statistics,
@@ -175,7 +176,23 @@ def test_names_that_cannot_be_are_refused(name: bytes) -> None:
         [Directory(b"", [_entry(b"a", "d")]), Directory(b"a", []), Directory(b"", []), Directory(b"a", [])],
         [Directory(b"", [_entry(b"a", "h")])],
         [Directory(b"", [_entry(b"a", "z")])],
-        [Directory(b"", [msgspec.structs.replace(_entry(b"a"), chunks=b"short")])],
+        *(
+            [Directory(b"", [msgspec.structs.replace(_entry(b"a"), **impossible)])]
+            for impossible in (
+                {"chunks": b"short"},
+                {"mode": 0o10000},
+                {"uid": 2**32 - 1},
+                {"gid": -2},
+                {"mtime": 2**63},
+                {"size": -1},
+                {"extra": Extra(target=b"a\0b")},
+                {"extra": Extra(xattrs=((b"user.a\0", b""),))},
+                {"extra": Extra(device=(1, 2**40))},
+                {"extra": Extra(extents=((0, 2),))},
+                {"extra": Extra(extents=((-1, 1),))},
+                {"size": 9, "extra": Extra(extents=((4, 2), (5, 1)))},
+            )
+        ),
     ],
 )
 def test_trees_that_cannot_be_are_refused(tree: list[Directory]) -> None:

@@ -97,6 +97,9 @@ class Target(Protocol):
     def finish(self) -> list[Problem]:
         """Once, at the end, in the caller's thread."""
 
+    def close(self) -> None:
+        """Instead of ``finish`` when the restore was given up; let go of what is open."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -224,23 +227,24 @@ class _Restore:
         self._lost: set[int] = set()
 
     def run(self) -> RestoreResult:
-        self._target.begin(self._point.snapshot)
-        for directory in self._point.directories():
-            for entry in self._target.directory(directory):
-                self._add(directory.path, entry)
         plan = self._plan
-        self._spans = spans_of(self._point.index, plan.needs.keys())
         try:
+            self._target.begin(self._point.snapshot)
+            for directory in self._point.directories():
+                for entry in self._target.directory(directory):
+                    self._add(directory.path, entry)
+            self._spans = spans_of(self._point.index, plan.needs.keys())
             self._write_all()
+            for file in sorted(self._lost):
+                self._target.discard(plan.folders[file], plan.entries[file])
+            problems = self._target.finish()
         except BaseException:
             # What has its name is whole; what came in pieces and is not complete goes.
             for file, left in enumerate(plan.waiting):
                 if left:
                     self._target.discard(plan.folders[file], plan.entries[file])
+            self._target.close()
             raise
-        for file in sorted(self._lost):
-            self._target.discard(plan.folders[file], plan.entries[file])
-        problems = self._target.finish()
         self._report()
         return RestoreResult(
             self._point.snapshot, self._progress.files, self._progress.bytes, self._point.damaged, problems

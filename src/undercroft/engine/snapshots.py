@@ -227,6 +227,31 @@ def _name_is_safe(name: bytes) -> bool:
     return 0 < len(name) <= 255 and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
 
 
+def _is_possible(entry: Entry) -> bool:
+    """Whether the numbers are such that a file system could have given them, and so can be handed to one."""
+    extra = entry.extra
+    if len(entry.chunks) % 32 or len(entry.kind) != 1 or entry.kind not in "fdlhpsbc":
+        return False
+    if not (0 <= entry.size < 2**63 and 0 <= entry.mode <= 0o7777 and -(2**63) <= entry.mtime < 2**63):
+        return False
+    if not all(owner is None or 0 <= owner < 2**32 - 1 for owner in (entry.uid, entry.gid)):
+        return False
+    if extra is None:
+        return True
+    if extra.target is not None and (not extra.target or b"\0" in extra.target):
+        return False
+    if any(not name or b"\0" in name for name, _ in extra.xattrs):
+        return False
+    if extra.device is not None and not all(0 <= number < 2**20 for number in extra.device):
+        return False
+    place = 0
+    for offset, length in extra.extents or ():
+        if offset < place or length <= 0 or offset + length > entry.size:
+            return False
+        place = offset + length
+    return True
+
+
 def _leads_inside(entry: Entry) -> bool:
     target = entry.extra.target if entry.extra is not None else None
     return target is not None and all(_name_is_safe(part) for part in target.split(b"/"))
@@ -253,7 +278,7 @@ def checked(directories: Iterable[Directory], incomplete: Callable[[], bool] = l
                 raise DamagedData(
                     f"The tree holds a name that cannot be: {entry.name!r} in {directory.path!r}. It is not restored."
                 )
-            if len(entry.chunks) % 32 or entry.size < 0 or len(entry.kind) != 1 or entry.kind not in "fdlhpsbc":
+            if not _is_possible(entry):
                 raise DamagedData(f"The tree holds an entry that cannot be: {entry.name!r} in {directory.path!r}.")
             if entry.kind in "lh" and (entry.extra is None or entry.extra.target is None):
                 raise DamagedData(f"The tree holds a link without a target: {entry.name!r} in {directory.path!r}.")

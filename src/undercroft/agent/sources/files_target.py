@@ -101,7 +101,7 @@ class FilesTarget:
                 ) from error
             raise LocalProblem(f"The folder {shown} cannot be used: {error.strerror}.", target=shown) from error
         if not empty and not self._into_existing:
-            os.close(self._root)
+            self.close()
             raise Conflict(
                 f"The folder {shown} is not empty. Restore to a new folder, or ask for into-existing.", target=shown
             )
