@@ -90,6 +90,21 @@ async def test_losing_the_approval_cuts_open_connections_and_takes_addresses_and
     assert await world.resolve(vm, f"{vault_id}-ab-pod01-fc1.{BACKUP_ZONE}") != FIRST
 
 
+async def test_an_approval_lost_while_the_fabric_is_away_still_cuts_at_once(world: Node) -> None:
+    network, vm, endpoint, vault = world.state(laid_out)
+    assert await world.provisioner.settle([network])
+    open_one = asyncio.create_task(world.connect(vm, FIRST, stay=20))
+    door = world.data.doors.lookup(network, IPv4Address(FIRST))
+    assert door is not None
+    await until(lambda: world.data.doors.count(door) == 1)
+    world.state(lambda connection: change(connection, endpoint, Status.REJECTED))
+    world.fabric.countdown = 1
+    assert not await world.provisioner.settle([network])
+    assert await open_one in ("open closed", "open reset")
+    vault_id = world.state(lambda connection: vaults.require(connection, vault)).vault_id
+    assert await world.resolve(vm, f"{vault_id}-ab-pod01-fc1.{BACKUP_ZONE}") != FIRST
+
+
 async def test_a_second_network_with_the_same_addresses_is_another_world(world: Node) -> None:
     network, _, _, vault = world.state(laid_out)
     other = world.state(lambda connection: state_world.network(connection, "lonely"))

@@ -24,7 +24,8 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from undercroft.clock import timestamp
 from undercroft.errors import Conflict, InvalidParameter
-from undercroft.state.schema import connections, containers
+from undercroft.state.schema import connections
+from undercroft.vault import containers
 from undercroft.vault.vaults import VaultRecord
 
 __all__ = [
@@ -192,8 +193,4 @@ def remove(connection: Connection, record: ConnectionRecord) -> int:
     ).scalar_one()
     if left:
         return 0
-    return connection.execute(
-        update(containers)
-        .where(containers.c.vault_key == record.vault_key, containers.c.registration == "Registered")
-        .values(registration="NotRegistered")
-    ).rowcount
+    return containers.require_registration(connection, record.vault_key)

@@ -97,6 +97,7 @@ class Provisioner:
         self._views: dict[str, NetworkView] = {}
         self._shown: dict[str, Mapping[IPv4Address, Door]] = {}
         self._public: PublicNames | None = None
+        self._publishing = asyncio.Lock()
         self._lost = False
         """Something that we built is gone: everything is looked at again."""
         self._watcher: asyncio.Task[None] | None = None
@@ -209,12 +210,15 @@ class Provisioner:
         changed: frozenset[str] = frozenset()
         if plan.needs_retreat_or_growth:
             plan, changed = await self._database.write(lambda connection: plans.retreat_and_grow(connection, plan))
+        # Doors first, and whatever the fabric says: one that is gone must not carry a byte more. One that is new is reached
+        # only by its address.
+        doors = plan.doors(self._settings)
+        self._doors.set_network(key, doors)
+        await self._publish_changed(changed)
         listening = key in await self._existing() and key in self._applied
         if not listening:
             await self._stop_listening(key)
-        # Doors before addresses: one that is gone must not carry a byte more, one that is new is reached only by its address.
-        doors = plan.doors(self._settings)
-        self._doors.set_network(key, doors)
+            self._doors.set_network(key, doors)
         drift: tuple[Drift, ...] = ()
         wanted = plan.specification(self._settings)
         if not listening or thorough or self._applied[key] != wanted:
@@ -225,17 +229,14 @@ class Provisioner:
             if not all(one.created for one in drift):
                 _log.info("network mended", network=key, changes=[one.what for one in drift if not one.created])
         if plan.reserved:
-            changed |= await self._database.write(
+            changed = await self._database.write(
                 lambda connection: plans.advance(connection, plan, self._settings.record_ttl)
             )
+            await self._publish_changed(changed)
         await self._publish(key)
         if self._shown.get(key) != doors:  # storage names have a CNAME while an endpoint is approved
             await self.publish_public()
             self._shown[key] = doors
-        if changed:
-            for other in await self._database.read(lambda connection: plans.seeing(connection, changed)):
-                if other != key and other in self._applied:
-                    await self._publish(other)
         return drift
 
     async def _existing(self) -> frozenset[str]:
@@ -286,22 +287,31 @@ class Provisioner:
     # --- names -------------------------------------------------------------------------------------------------------
 
     async def _publish(self, key: str) -> None:
-        view = await self._database.read(lambda connection: plans.view(connection, key))
-        if self._views.get(key) == view:
-            return
-        try:
-            self._names.publish(key, view)
-        except InvalidInput as error:  # one record that cannot be served must not take the network down with it
-            _log.error("names not published; the old ones stay", network=key, error=error.message)
-        else:
-            self._views[key] = view
+        async with self._publishing:  # an older view must not be read before and published after a newer one
+            view = await self._database.read(lambda connection: plans.view(connection, key))
+            if self._views.get(key) == view:
+                return
+            try:
+                self._names.publish(key, view)
+            except InvalidInput as error:  # one record that cannot be served must not take the network down with it
+                _log.error("names not published; the old ones stay", network=key, error=error.message)
+            else:
+                self._views[key] = view
+
+    async def _publish_changed(self, zone_keys: frozenset[str]) -> None:
+        """To every network that sees one of these zones and was built."""
+        if zone_keys:
+            for key in await self._database.read(lambda connection: plans.seeing(connection, zone_keys)):
+                if key in self._views:
+                    await self._publish(key)
 
     async def publish_public(self) -> None:
         """The deployment's own names; storage names change with accounts and approvals."""
-        names = await self._database.read(lambda connection: plans.public_names(connection, self._settings))
-        if names != self._public:
-            self._names.publish_public(names)
-            self._public = names
+        async with self._publishing:
+            names = await self._database.read(lambda connection: plans.public_names(connection, self._settings))
+            if names != self._public:
+                self._names.publish_public(names)
+                self._public = names
 
     # --- watching ----------------------------------------------------------------------------------------------------
 

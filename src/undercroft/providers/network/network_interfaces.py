@@ -97,7 +97,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     base = f"{scope}/resourceGroups/{{group}}/providers/Microsoft.Network/networkInterfaces"
     action = "Microsoft.Network/networkInterfaces"
     return (
-        Route("GET", f"{base}/{{interface}}", f"{action}/read", get, frozenset({"$expand"})),
+        Route("GET", f"{base}/{{interface}}", f"{action}/read", get),
         Route("PUT", f"{base}/{{interface}}", f"{action}/write", put),
         Route("DELETE", f"{base}/{{interface}}", f"{action}/delete", delete),
         Route("GET", base, f"{action}/read", every),

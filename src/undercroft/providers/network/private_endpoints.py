@@ -332,7 +332,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     action = "Microsoft.Network/privateEndpoints"
     return (
         Route("PUT", f"{base}/{{endpoint}}", f"{action}/write", put),
-        Route("GET", f"{base}/{{endpoint}}", f"{action}/read", get, frozenset({"$expand"})),
+        Route("GET", f"{base}/{{endpoint}}", f"{action}/read", get),
         Route("DELETE", f"{base}/{{endpoint}}", f"{action}/delete", deletion(parts, remove)),
         Route("GET", base, f"{action}/read", every),
         Route("GET", f"{scope}/providers/Microsoft.Network/privateEndpoints", f"{action}/read", every),

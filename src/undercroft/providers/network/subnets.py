@@ -172,7 +172,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     action = "Microsoft.Network/virtualNetworks/subnets"
     return (
         Route("PUT", f"{base}/{{subnet}}", f"{action}/write", put),
-        Route("GET", f"{base}/{{subnet}}", f"{action}/read", get, frozenset({"$expand"})),
+        Route("GET", f"{base}/{{subnet}}", f"{action}/read", get),
         Route("DELETE", f"{base}/{{subnet}}", f"{action}/delete", deletion(parts, remove)),
         Route("GET", base, f"{action}/read", every),
     )

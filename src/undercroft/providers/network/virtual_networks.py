@@ -186,7 +186,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     action = "Microsoft.Network/virtualNetworks"
     return (
         Route("PUT", f"{base}/{{network}}", f"{action}/write", put),
-        Route("GET", f"{base}/{{network}}", f"{action}/read", get, frozenset({"$expand"})),
+        Route("GET", f"{base}/{{network}}", f"{action}/read", get),
         Route("DELETE", f"{base}/{{network}}", f"{action}/delete", deletion(parts, remove)),
         Route("GET", base, f"{action}/read", every),
         Route("GET", f"{scope}/providers/Microsoft.Network/virtualNetworks", f"{action}/read", every),
