@@ -6,6 +6,7 @@ form that is stored and compared, the spelling of the creator is kept beside it 
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import secrets
@@ -144,7 +145,7 @@ def region(text: str) -> Region:
     for candidate in known.values():
         if candidate.geo_code == name:
             raise UnknownRegion(f"'{text}' is a geo code; the region is called '{candidate.name}'.", target="location")
-    near = sorted(candidate for candidate in known if name[:4] and name[:4] in candidate)[:6]
+    near = difflib.get_close_matches(name, known, n=3)
     hint = f" Did you mean: {', '.join(near)}?" if near else ""
     raise UnknownRegion(f"The location '{text}' is not an Azure region.{hint}", target="location")
 

@@ -76,7 +76,8 @@ def up(
 
 
 def _detached(home: Home, port: int, driver: str) -> int:
-    home.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.logs.mkdir(mode=0o700, exist_ok=True)
     reader, writer = os.pipe()
     log_path = home.logs / "up.log"
     with log_path.open("wb") as log:
@@ -142,7 +143,7 @@ def down(*, home: HomeOption) -> int:
         os.close(descriptor)
         print("A fabric left behind by a killed supervisor was ended.")
     place.connection_file.unlink(missing_ok=True)
-    ended = clear(place.fabric_socket) if fabric is None else 0
+    ended = clear(place.fabric_socket) if fabric is None and place.run.exists() else 0
     if ended:
         print(f"{ended} processes of VMs, left behind by a killed fabric, were ended.")
     elif fabric is None:

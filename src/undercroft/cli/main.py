@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 import undercroft
 from undercroft.errors import UndercroftError
@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 failed, 2 usage, 3 not running / not found / partial."""
     try:
         result = application()(list(sys.argv[1:] if arguments is None else arguments), exit_on_error=False)
+    except CycloptsError:
+        return 2  # it has said what was wrong
     except UndercroftError as error:
         print(f"undercroft: {error.message} ({error.code})", file=sys.stderr)
         return error.exit_status

@@ -119,6 +119,7 @@ def credentials(
         "caBundle": Path(arm.connection.ca_bundle).read_text("ascii"),
         "privateHost": suffixes.backup_member(vault_id, "{svc}", place.geo_code),
         "publicHost": suffixes.public_backup("{svc}", place.geo_code),
+        "publicFallback": settings.public_fallback,
         "issued": now.isoformat(),
         "notAfter": answer["validTo"],
     }

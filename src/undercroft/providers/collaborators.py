@@ -1,4 +1,3 @@
-# NOTICE to RULES (17:23): RULES2 now writes providers/compute/* and providers/recovery_services/*; you do providers/network/* and workers/* only. This line is temporary.
 """What the handlers of every resource type are given, and the three things that all of them do: list, answer a change, and
 answer a change that the world has not followed yet."""
 

@@ -67,7 +67,8 @@ class FilesystemStore:
         self._made: set[Path] = set()
         self._incoming = root / _INCOMING
         try:
-            self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._incoming.mkdir(mode=0o700, exist_ok=True)
             for leftover in self._incoming.iterdir():
                 leftover.unlink()
         except OSError as error:
