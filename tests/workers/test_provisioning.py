@@ -44,7 +44,8 @@ def ready(connection: Connection, endpoint: str) -> list[bool]:
     return [one.ready for one in allocations.of_owner(connection, endpoint)]
 
 
-async def test_an_approved_endpoint_answers_and_resolves(world: Node) -> None:
+async def test_an_approved_endpoint_answers_and_resolves(any_world: Node) -> None:
+    world = any_world
     network, vm, endpoint, vault = world.state(laid_out)
     started = time.monotonic()
     assert await world.provisioner.settle([network])
