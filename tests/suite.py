@@ -186,6 +186,9 @@ def run(part: str, command: list[str], place: Path, folder: Path, variables: dic
         except subprocess.TimeoutExpired:
             process.kill()
             status = process.wait() or 1
+    except KeyboardInterrupt:
+        end(descendants(os.getpid()))
+        raise
     seconds = time.monotonic() - begun
     counts, bad = read_report(place / "out" / f"{part}.xml")
     left = leftovers(before, place / "tmp")
@@ -246,6 +249,7 @@ def run_here(part: str, arguments: Sequence[str]) -> Outcome:
 def main(arguments: list[str]) -> int:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.umask(0o022)
+    signal.signal(signal.SIGTERM, interrupted)
     fast = "--fast" in arguments
     handed = [argument for argument in arguments if argument != "--fast"]
     workers = ["-n", "2", "--dist", "loadfile"]
@@ -256,6 +260,11 @@ def main(arguments: list[str]) -> int:
             outcomes.append(run_rootless([*workers, *handed]))
         outcomes.append(run_here("az", ["-m", "az", *handed]))
     return conclude(outcomes, bool(handed), time.monotonic() - begun)
+
+
+def interrupted(_number: int, _frame: object) -> None:
+    """A cancelled run ends what it started and removes its folders on the way out."""
+    raise KeyboardInterrupt
 
 
 def conclude(outcomes: list[Outcome], narrowed: bool, seconds: float) -> int:
@@ -282,4 +291,7 @@ def conclude(outcomes: list[Outcome], narrowed: bool, seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
