@@ -336,6 +336,39 @@ def test_unmapped_owners_are_unknown_never_nobody(tmp_path: Path) -> None:
     assert (real.uid(65534), real.gid(65534), real.complete) == (65534, 65534, True)
 
 
+IN_NAMESPACE = """
+import sys
+from tests.agent.test_files_source import *
+from tests.agent.test_files_source import _entries
+folder = Path(sys.argv[1])
+bench = Bench(folder, FolderDepot(folder / "depot"), ContainerKeys.of_master(bytes(32)))
+(bench.source / "mine").touch()
+entries = _entries(bench, bench.back_up())
+print({name.decode(): (entry.uid, entry.gid) for name, entry in sorted(entries.items())})
+"""
+
+
+@needs_root
+def test_owners_in_a_real_user_namespace() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        source = Path(folder) / "source"
+        source.mkdir()
+        (source / "theirs").write_text("x")
+        os.chown(source, 1234, 1234)
+        os.chown(folder, 1234, 1234)
+        command = ["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups", "unshare", "-U", "-r"]
+        if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("this kernel gives ordinary users no namespaces")
+        ran = subprocess.run(
+            [*command, sys.executable, "-c", IN_NAMESPACE, folder],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.stdout == "{'mine': (0, 0), 'theirs': (None, None)}\n", ran.stderr
+
+
 def test_an_unknown_owner_is_recorded_and_restored_as_unknown(bench: Bench, tmp_path: Path) -> None:
     (bench.source / "file").write_text("x")
     (bench.source / "file").chmod(0o755)

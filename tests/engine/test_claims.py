@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,6 +25,15 @@ from undercroft.engine.repository import Bytes, Depot, object_id
 from undercroft.engine.restore import restore
 from undercroft.engine.snapshots import open_manifest
 from undercroft.errors import DamagedData, Unavailable
+
+
+def test_every_claim_names_a_test_that_exists() -> None:
+    tests = Path(__file__).parent
+    text = (tests.parents[1] / "docs/format.md").read_text("utf-8")
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", text)
+    assert len(named) > 12
+    for file, test in named:
+        assert f"def {test}" in (tests / file).read_text("utf-8"), (file, test)
 
 
 def _stored(depot: FolderDepot) -> dict[str, bytes]:

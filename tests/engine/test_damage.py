@@ -12,6 +12,7 @@ from undercroft.agent.sources.files_target import FilesTarget
 from undercroft.engine.backup import BackupResult
 from undercroft.engine.check import check_point, check_public
 from undercroft.engine.index import read_public
+from undercroft.engine.repair import rebuild_index
 from undercroft.engine.restore import RestoreResult, restore
 from undercroft.errors import CapabilityMissing, DamagedData
 
@@ -149,3 +150,28 @@ def test_damaged_local_files_cost_time_only(bench: Bench) -> None:
         if path.name != "lock":
             path.write_bytes(path.read_bytes()[:-5])
     bench.assert_restores(bench.back_up(tuning=SMALL_PACKS))
+
+
+def test_lost_indexes_are_made_again_from_packs_and_key(bench: Bench) -> None:
+    plant(bench.source)
+    result = bench.back_up(tuning=SMALL_PACKS)
+    for name in result.indexes:
+        (bench.depot.folder / name).unlink()
+    index, lost = rebuild_index(bench.depot, bench.keys, result.packs)
+    assert not lost
+    assert check_point(bench.depot, bench.keys, result.manifest, result.packs, [index]).whole
+    into = bench.folder / "restored"
+    assert not restore(bench.depot, bench.keys, result.manifest, result.packs, [index], FilesTarget(into)).partial
+    assert described(into) == described(bench.source)
+    shutil.rmtree(bench.cache)
+    assert bench.back_up(tuning=SMALL_PACKS).statistics.new_chunks == 0
+
+
+def test_a_damaged_frame_is_left_out_of_a_rebuilt_index(bench: Bench) -> None:
+    plant(bench.source)
+    result = bench.back_up(tuning=SMALL_PACKS)
+    pack, rows = read_public(result.indexes[0], bench.depot.get(result.indexes[0]))[0]
+    _flip(bench.depot.folder / pack, rows[0].offset)
+    _, lost = rebuild_index(bench.depot, bench.keys, [*result.packs, "packs/" + "0" * 32])
+    assert any(rows[0].name in reason for reason in lost)
+    assert any("0" * 32 in reason for reason in lost)
