@@ -97,10 +97,10 @@ def names(folder: str, prefix: str = "") -> set[str]:
 def world() -> set[str]:
     """What tests could leave on this machine besides processes. Names only: contents may change."""
     mounts = {"mount " + line.split()[4] for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines()}
-    temporary = names("/tmp", "undercroft") | names("/dev/shm", "undercroft")
-    # A checkout that people work in changes by itself; a fresh clone does not.
-    checkout = {str(path) for path in files()} if under_ci() else set()
-    return mounts | names("/run/netns") | names("/sys/class/net") | temporary | checkout
+    seen = mounts | names("/run/netns") | names("/sys/class/net")
+    if under_ci():  # nobody else works there: elsewhere a checkout and /tmp change by themselves
+        seen |= names("/tmp", "undercroft") | names("/dev/shm", "undercroft") | {str(path) for path in files()}
+    return seen
 
 
 def end(running: dict[int, str]) -> None:
