@@ -142,7 +142,9 @@ def ask(path: Path, request: Request, descriptors: tuple[int, ...] = ()) -> Any:
             received += piece
     answer = msgspec.json.decode(received)
     if "error" in answer:
-        raise _KINDS.get(answer["error"]["kind"], UndercroftError)(answer["error"]["message"], code=answer["error"]["code"])
+        raise _KINDS.get(answer["error"]["kind"], UndercroftError)(
+            answer["error"]["message"], code=answer["error"]["code"]
+        )
     return answer.get("ok")
 
 
