@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from tests.engine.workbench import SMALL_PACKS, Bench, described
+from tests.engine.workbench import SMALL_PACKS, Bench, described, noise
 from undercroft.clock import SystemClock
 from undercroft.engine.backup import BackupResult
 
@@ -70,3 +71,20 @@ def test_every_point_restores_to_what_it_was(bench: Bench, seed: int) -> None:
     bench.parent = last.manifest
     same = bench.back_up(tuning=SMALL_PACKS)
     assert set(same.packs) >= set(last.packs) or same.statistics.new_chunks <= 2
+
+
+def test_a_long_history_needs_few_indexes(bench: Bench) -> None:
+    """Every backup adds an index object; a point that needs many of them gets one instead, and older points keep theirs."""
+    tuning = replace(SMALL_PACKS, indexes_per_point=3)
+    results = []
+    for number in range(10):
+        (bench.source / f"file{number}").write_bytes(noise(20_000, number))
+        result = bench.back_up(tuning=tuning)
+        assert len(result.indexes) <= 3
+        results.append((result, described(bench.source)))
+    for result, expected in results:
+        bench.assert_restores(result, expected)
+    shutil.rmtree(bench.cache)
+    again = bench.back_up(tuning=tuning)
+    assert again.statistics.new_chunks == 0
+    bench.assert_restores(again)

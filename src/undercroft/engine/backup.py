@@ -27,10 +27,10 @@ from undercroft.engine.checkpoints import Checkpoints, LocalCache
 from undercroft.engine.compression import Compressor
 from undercroft.engine.crew import ArenaPool, Crew
 from undercroft.engine.crypto import ContainerKeys
-from undercroft.engine.index import Index, PackContents
+from undercroft.engine.index import Index, PackContents, open_index, seal_index
 from undercroft.engine.packing import Packing, Progress, Tuning
 from undercroft.engine.packs import FrameRow
-from undercroft.engine.repository import Depot, object_name
+from undercroft.engine.repository import Depot, object_id, object_name
 from undercroft.engine.sealed import SealedWriter, writing_locally
 from undercroft.engine.sink import Sink
 from undercroft.engine.snapshots import (
@@ -43,7 +43,7 @@ from undercroft.engine.snapshots import (
     read_records,
     seal_manifest,
 )
-from undercroft.errors import Conflict, LocalProblem
+from undercroft.errors import Conflict, DamagedData, LocalProblem, NotFound
 
 __all__ = ["BackupResult", "Progress", "Sink", "Source", "Tuning", "back_up"]
 
@@ -172,6 +172,10 @@ class _Run:
             root = self._source.feed(sink, parent)
             sink.finish()
             packing.close()
+            while crew.busy:
+                with crew.monitor:
+                    crew.pause(self._tuning.progress_seconds)
+                self._report()
         return sink, root
 
     def _report(self) -> None:
@@ -193,7 +197,7 @@ class _Run:
         """Note which index tells of the frames of these packs."""
         with self._crew.monitor:
             frames = self._index.frames
-            origin = frames.ordinal(bytes.fromhex(name.split("/")[1]))
+            origin = frames.ordinal(object_id(name))
             self._index.covers.add(name)
             indexed = {frames.ordinal(contents.pack) for contents in packs}
             for frame in range(self._first_new, len(frames)):
@@ -210,6 +214,8 @@ class _Run:
                 packs.add(frames.pack_name(frame))
                 indexes.add(self._index.source_name(frame))
                 runs.add(frames.row(frame))
+        if len(indexes) > self._tuning.indexes_per_point:
+            indexes = self._merge(indexes)
         progress = self._progress
         statistics = Statistics(
             files=progress.files,
@@ -252,6 +258,27 @@ class _Run:
             msgspec.structs.replace(statistics, bytes_sent=progress.bytes_sent),
             sink.problems,
         )
+
+    def _merge(self, indexes: set[str]) -> set[str]:
+        """The same, told by one new index object, so that points of a long history stay quick to open. The old ones stay."""
+        packs: dict[bytes, PackContents] = {}
+        try:
+            for name in sorted(indexes):
+                for contents in open_index(name, self._depot.get(name), self._keys):
+                    if self._index.frames.holds(contents.pack):
+                        packs.setdefault(contents.pack, contents)
+        except (DamagedData, NotFound):
+            return indexes  # the commit check will tell
+        name, body = seal_index(list(packs.values()), self._keys, Compressor(self._tuning.level))
+        self._depot.put(name, [body])
+        frames = self._index.frames
+        origin, merged = frames.ordinal(object_id(name)), {frames.ordinal(pack) for pack in packs}
+        for frame, pack in enumerate(frames.pack):
+            if pack in merged:
+                frames.source[frame] = origin
+        self._index.covers.add(name)
+        self._progress.bytes_sent += len(body)
+        return {name}
 
 
 class _FrameCollector:

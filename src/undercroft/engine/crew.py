@@ -32,11 +32,14 @@ class Crew:
         self._failure: BaseException | None = None
         self._threads: list[threading.Thread] = []
         self._outside = 0
+        self._running = 0
         self._moved = clock.monotonic()
 
     def start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
         self._threads.append(thread)
+        with self.monitor:
+            self._running += 1
         thread.start()
 
     def _run(self, work: Callable[[], None]) -> None:
@@ -46,6 +49,10 @@ class Crew:
             pass
         except BaseException as error:
             self.fail(error)
+        finally:
+            with self.monitor:
+                self._running -= 1
+                self.monitor.notify_all()
 
     def fail(self, error: BaseException) -> None:
         """End the crew; the first failure is the one that is reported."""
@@ -79,7 +86,7 @@ class Crew:
 
     def pause(self, seconds: float) -> None:
         """Within the monitor: wait for any movement, a failure, or the time."""
-        if self._failure is None:
+        if self._failure is None and self._running:
             self.monitor.wait(seconds)
         self.ensure()
 
@@ -94,6 +101,11 @@ class Crew:
             with self.monitor:
                 self._outside -= 1
                 self.moved()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any thread still works; every end of one wakes ``pause``."""
+        return self._running > 0
 
     def ensure(self) -> None:
         """For work that never waits: end it when the crew has failed."""

@@ -150,6 +150,11 @@ class FrameTable:
             self.identities.append(identity)
         return known
 
+    def holds(self, pack: bytes) -> bool:
+        """Whether frames of this pack are known (and so not given up as missing)."""
+        known = self._ordinals.get(pack)
+        return known is not None and known in self.pack
+
     def expect(self) -> int:
         """A frame that is not written yet."""
         for column in (self.series, self.number, self.pack, self.offset, self.length, self.source):

@@ -31,6 +31,8 @@ class Tuning:
     pack_size: int = PACK_SIZE
     progress_seconds: float = 0.25
     stall_seconds: float = 120.0
+    indexes_per_point: int = 64
+    """When a point would need more index objects than this, they are written again as one."""
 
 
 @dataclass(slots=True)

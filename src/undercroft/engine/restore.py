@@ -251,21 +251,11 @@ class _Restore:
         )
 
     def _write_all(self) -> None:
-        crew, running = self._crew, self._workers
+        crew = self._crew
         with crew.leading():
-
-            def work() -> None:
-                nonlocal running
-                try:
-                    self._work()
-                finally:
-                    with crew.monitor:
-                        running -= 1
-                        crew.moved()
-
             for number in range(self._workers):
-                crew.start(f"restore-{number}", work)
-            while running:
+                crew.start(f"restore-{number}", self._work)
+            while crew.busy:
                 with crew.monitor:
                     crew.pause(0.25)
                 self._report()

@@ -24,7 +24,7 @@ from undercroft.errors import LocalProblem, StorageFull
 __all__ = ["SealedWriter", "read_sealed", "writing_locally"]
 
 _MAGIC = b"UNDCLOC0"
-_SEGMENT = struct.Struct("<I?")
+_SEGMENT = struct.Struct("<IB")
 _LIMIT = 128 * 1024 * 1024
 
 
@@ -107,9 +107,10 @@ def read_sealed(path: Path, kind: bytes, keys: ContainerKeys) -> Iterator[bytes 
         cipher = keys.cache_cipher(file_id)
         number = 0
         while len(head := file.read(_SEGMENT.size)) == _SEGMENT.size:
-            size, last = _SEGMENT.unpack(head)
-            if size > _LIMIT:
+            size, flag = _SEGMENT.unpack(head)
+            if size > _LIMIT or flag > 1:
                 return
+            last = flag == 1
             sealed = file.read(size)
             if len(sealed) != size:
                 return
