@@ -261,3 +261,26 @@ def test_removing_the_last_connection_asks_for_registration_again(state: Databas
         assert connections.get(connection, keys[0]) is None
 
     state.transact(check)
+
+
+def test_a_connection_that_was_never_approved_unregisters_nobody(state: Database) -> None:
+    """Anybody may ask for a connection, and take it back: that must not stop the vault's backups, nor hide a real removal."""
+
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        container(connection, vault)
+        stranger = connections.get(connection, open_one(connection, vault, 1, approved=False))
+        assert stranger is not None
+        assert (connections.remove(connection, stranger), registration(connection)) == (0, "Registered")
+        rejected = connections.get(connection, open_one(connection, vault, 2, approved=False))
+        assert rejected is not None
+        rejected = connections.transition(connection, rejected, Status.REJECTED)
+        assert (connections.remove(connection, rejected), registration(connection)) == (0, "Registered")
+        open_one(connection, vault, 3, approved=False)
+        own = connections.get(connection, open_one(connection, vault, 4, approved=False))
+        assert own is not None
+        connections.transition(connection, own, Status.APPROVED)
+        own = connections.transition(connection, own, Status.REJECTED)
+        assert (connections.remove(connection, own), registration(connection)) == (1, "NotRegistered")
+
+    state.transact(check)

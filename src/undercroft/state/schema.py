@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 __all__ = [
@@ -209,6 +210,14 @@ connections = Table(
     Column("status", String, nullable=False, doc="Pending, Approved, Rejected, Disconnected"),
     Column("description", String, nullable=False),
     Column("created", String, nullable=False),
+    Column(
+        "carried",
+        Boolean,
+        nullable=False,
+        default=False,
+        server_default=false(),
+        doc="was Approved, ever: only then its removal concerns the vault's hosts",
+    ),
     Index("connections_by_vault", "vault_key"),
 )
 

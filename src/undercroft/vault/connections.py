@@ -8,7 +8,8 @@ This file is the only one that changes a connection's status, and this table is 
     Disconnected  disconnect -> Disconnected                                  (can only be deleted)
 
 Removing a connection ends it from any status: the endpoint, having none, then shows Disconnected. Only Approved carries
-traffic. When the last connection of a vault goes, its registered containers need registering again (DESIGN 6, rule 5).
+traffic. When the last connection that ever did goes, the vault's registered containers need registering again (DESIGN 6, rule
+5). One that was never approved counts for nothing there: anybody may ask for it, and take it back.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from undercroft.clock import timestamp
 from undercroft.errors import Conflict, InvalidParameter
+from undercroft.state import tasks
 from undercroft.state.schema import connections
 from undercroft.vault import containers
 from undercroft.vault.vaults import VaultRecord
@@ -130,6 +132,7 @@ def open_connection(
             status=record.status.value,
             description=description,
             created=timestamp(now),
+            carried=approved,
         )
     )
     return record
@@ -177,20 +180,22 @@ def transition(
             target=record.key,
         )
     text = record.description if description is None else description
-    connection.execute(
-        update(connections).where(connections.c.key == record.key).values(status=status.value, description=text)
-    )
+    values: dict[str, Any] = {"status": status.value, "description": text}
+    if status is Status.APPROVED:
+        values["carried"] = True
+    connection.execute(update(connections).where(connections.c.key == record.key).values(**values))
     return ConnectionRecord(
         record.key, record.name, record.vault_key, record.endpoint_key, record.endpoint_id, record.group, status, text
     )
 
 
 def remove(connection: Connection, record: ConnectionRecord) -> int:
-    """End the connection. Returns how many containers must register again because it was the vault's last."""
-    connection.execute(delete(connections).where(connections.c.key == record.key))
-    left = connection.execute(
-        select(func.count()).select_from(connections).where(connections.c.vault_key == record.vault_key)
-    ).scalar_one()
-    if left:
+    """End the connection. Returns how many containers must register again because it was the last that carried traffic."""
+    mine = connections.c.key == record.key
+    carried = connection.execute(select(connections.c.carried).where(mine)).scalar()
+    connection.execute(delete(connections).where(mine))
+    tasks.enqueue(connection, "manifest", record.vault_key, tasks.AT_ONCE)
+    others = select(connections.c.key).where(connections.c.vault_key == record.vault_key, connections.c.carried)
+    if not carried or connection.execute(others.limit(1)).first() is not None:
         return 0
     return containers.require_registration(connection, record.vault_key)

@@ -10,7 +10,7 @@ from undercroft.errors import Conflict
 
 __all__ = ["HEAD", "migrate"]
 
-HEAD = "0001"
+HEAD = "0002"
 
 
 def migrate(engine: Engine) -> None:
