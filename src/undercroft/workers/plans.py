@@ -1,7 +1,8 @@
 """What one network should be, read from state in one go; and the two transactions that move its addresses.
 
-An allocation is *moved* to Ready (``advance``) only after its address and door are there, and back (``retreat``) before the
-door is closed for good, so a client never sees an address that does not answer.
+An allocation is *moved* to Ready (``advance``) only after its address, door and record are there and published (``announce``), and
+back (``retreat``) before the door is closed for good, so a client never sees an address that does not answer, and an agent is never
+handed an account whose name does not resolve yet.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from undercroft.vnet.allocations import Allocation
 from undercroft.vnet.doors import Door
 from undercroft.vnet.endpoints import EndpointRecord
 
-__all__ = ["EndpointPlan", "NetworkPlan", "advance", "public_names", "read", "retreat_and_grow", "seeing", "view"]
+__all__ = ["EndpointPlan", "NetworkPlan", "advance", "announce", "public_names", "read", "retreat_and_grow", "seeing", "view"]
 
 _log = structlog.get_logger(__name__)
 
@@ -176,18 +177,36 @@ def retreat_and_grow(connection: Connection, plan: NetworkPlan) -> tuple[Network
     return again, changed
 
 
-def advance(connection: Connection, plan: NetworkPlan, ttl: int) -> frozenset[str]:
-    """What now has address and door is Ready and gets its records, if it is still approved. Returns the changed zones."""
-    made = {one.id for one in plan.reserved}
-    fresh = read(connection, plan.key)
+def announce(connection: Connection, plan: NetworkPlan, ttl: int) -> frozenset[str]:
+    """Write the records of what now has address and door, if it is still approved. Returns the changed zones."""
     changed: frozenset[str] = frozenset()
-    for endpoint in () if fresh is None else fresh.endpoints:
-        ready = [one for one in endpoint.reserved if one.id in made]
-        if ready:
-            allocations.set_ready(connection, [one.id for one in ready], True)
+    for endpoint, made in _made(connection, plan):
+        if endpoint.approved:
             targets = zones.group_of(connection, endpoint.record.key)
-            changed |= zones.write_records(connection, endpoint.record, targets, ready, ttl)
+            changed |= zones.write_records(connection, endpoint.record, targets, made, ttl)
     return changed
+
+
+def advance(connection: Connection, plan: NetworkPlan, ttl: int) -> frozenset[str]:
+    """What was announced is Ready, if it is still approved; if not, its records go. A zone group that came meanwhile gets the
+    records now. Returns the changed zones."""
+    changed: frozenset[str] = frozenset()
+    for endpoint, made in _made(connection, plan):
+        targets = zones.group_of(connection, endpoint.record.key)
+        if endpoint.approved:
+            allocations.set_ready(connection, [one.id for one in made], True)
+            changed |= zones.write_records(connection, endpoint.record, targets, made, ttl)
+        else:
+            changed |= zones.remove_records(connection, targets, made)
+    return changed
+
+
+def _made(connection: Connection, plan: NetworkPlan) -> list[tuple[EndpointPlan, list[Allocation]]]:
+    """The plan's reserved allocations that are still there and not Ready, by their endpoint as it is now."""
+    ids = {one.id for one in plan.reserved}
+    fresh = read(connection, plan.key)
+    found = [] if fresh is None else [(one, [own for own in one.owned if own.id in ids]) for one in fresh.endpoints]
+    return [(endpoint, made) for endpoint, owned in found if (made := [own for own in owned if not own.ready])]
 
 
 def seeing(connection: Connection, zone_keys: Iterable[str]) -> tuple[str, ...]:

@@ -229,14 +229,12 @@ class Provisioner:
             if not all(one.created for one in drift):
                 _log.info("network mended", network=key, changes=[one.what for one in drift if not one.created])
         if plan.reserved:
-            changed = await self._database.write(
-                lambda connection: plans.advance(connection, plan, self._settings.record_ttl)
-            )
+            ttl = self._settings.record_ttl
+            changed = await self._database.write(lambda connection: plans.announce(connection, plan, ttl))
+            await self._publish_names(key, changed, doors)
+            changed = await self._database.write(lambda connection: plans.advance(connection, plan, ttl))
             await self._publish_changed(changed)
-        await self._publish(key)
-        if self._shown.get(key) != doors:  # storage names have a CNAME while an endpoint is approved
-            await self.publish_public()
-            self._shown[key] = doors
+        await self._publish_names(key, frozenset(), doors)
         return drift
 
     async def _existing(self) -> frozenset[str]:
@@ -297,6 +295,14 @@ class Provisioner:
                 _log.error("names not published; the old ones stay", network=key, error=error.message)
             else:
                 self._views[key] = view
+
+    async def _publish_names(self, key: str, zone_keys: frozenset[str], doors: Mapping[IPv4Address, Door]) -> None:
+        """Everything by which these doors are found: the records in private zones, and the public names' aliases."""
+        await self._publish_changed(zone_keys)
+        await self._publish(key)
+        if self._shown.get(key) != doors:  # storage names have a CNAME while an endpoint is approved
+            await self.publish_public()
+            self._shown[key] = doors
 
     async def _publish_changed(self, zone_keys: frozenset[str]) -> None:
         """To every network that sees one of these zones and was built."""
