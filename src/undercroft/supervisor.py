@@ -7,7 +7,8 @@ The supervisor itself does nothing else, so that it can stay alive while either 
     both of us    ``up`` again adopts a fabric that still runs, and starts the rest
 
 The node ends with its supervisor (``PR_SET_PDEATHSIG``); the fabric does not, or a crash here would end the users' VMs. A child
-that dies five times in a minute is not started again: then everything is stopped and the last lines of its log are shown.
+that dies more than five times in a minute is not started again: then everything is stopped, and its log is named. One that cannot
+be *started* again (a full disk, the other one just dying) is tried again with growing pauses, while the rest goes on.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _LAST_CAPABILITY = 63
 _RESTARTS = 5
 _RESTART_WINDOW = 60.0
 _READY_SECONDS = 30.0
+_LONGEST_PAUSE = 15.0
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Supervisor:
         self._fabric: _Child | None = None
         self._node: _Child | None = None
         self._deaths: list[float] = []
+        self._stop: int | None = None
 
     def start(self) -> None:
         """Raises ``Conflict`` when the home is in use, ``LocalProblem`` with the child's words when one fails to start."""
@@ -76,26 +79,30 @@ class Supervisor:
 
     def wait(self, stop_descriptor: int) -> None:
         """Look after the children until ``stop_descriptor`` becomes readable (a signal arrived)."""
+        self._stop = stop_descriptor
+        pause = 0.0
         while True:
-            fabric, node = self._fabric, self._node
-            assert fabric is not None and node is not None
+            children = [child for child in (self._fabric, self._node) if child is not None]
             poll = select.poll()
-            poll.register(stop_descriptor, select.POLLIN)
-            poll.register(fabric.descriptor, select.POLLIN)
-            poll.register(node.descriptor, select.POLLIN)
-            ready = {descriptor for descriptor, _ in poll.poll()}
+            for descriptor in (stop_descriptor, *(child.descriptor for child in children)):
+                poll.register(descriptor, select.POLLIN)
+            ready = {descriptor for descriptor, _ in poll.poll(pause * 1000 if len(children) < 2 else None)}
             if stop_descriptor in ready:
                 return
-            if fabric.descriptor in ready:
-                self._bury(fabric)
-                self._fabric = None
-                self._fabric = self._start_fabric()
-            if node.descriptor in ready:
-                status = self._bury(node)
-                self._node = None
-                if status == 0:  # it was told to stop through the control socket
+            if self._fabric is not None and self._fabric.descriptor in ready:
+                dead, self._fabric = self._fabric, None
+                self._bury(dead)
+            if self._node is not None and self._node.descriptor in ready:
+                dead, self._node = self._node, None
+                if self._bury(dead) == 0:  # it was told to stop through the control socket
                     return
-                self._node = self._start_node()
+            try:
+                self._fabric = self._fabric or self._start_fabric()
+                self._node = self._node or self._start_node()
+                pause = 0.0
+            except LocalProblem as error:
+                pause = min(max(1.0, pause * 2), _LONGEST_PAUSE)
+                print(f"undercroft: {error.message} Trying again in {pause:.0f} s.", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         """Node first, so that nobody asks the fabric for anything while it goes."""
@@ -137,7 +144,9 @@ class Supervisor:
             )
         os.close(writer)
         try:
-            ready, _, _ = select.select([reader], [], [], _READY_SECONDS)
+            stop = () if self._stop is None else (self._stop,)
+            woken, _, _ = select.select([reader, *stop], [], [], _READY_SECONDS)
+            ready = reader in woken
             said = os.read(reader, 1) if ready else b""
         finally:
             os.close(reader)
@@ -146,7 +155,7 @@ class Supervisor:
         if process.poll() is None and not ready:
             process.kill()
         process.wait()
-        raise LocalProblem(_last_words(name, log_path, start, timed_out=not ready), code="ProcessDidNotStart")
+        raise LocalProblem(_last_words(name, log_path, start, timed_out=not woken), code="ProcessDidNotStart")
 
     def _adopt_fabric(self) -> _Child | None:
         """A fabric that outlived its supervisor, if its socket answers and it runs the driver we want."""

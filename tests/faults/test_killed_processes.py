@@ -89,6 +89,30 @@ def test_all_processes_killed_at_once(deployment: Deployment) -> None:
     assert (deployment.points(), configuration(deployment)) == before
 
 
+def test_a_node_that_cannot_start_at_once_is_tried_again(deployment: Deployment) -> None:
+    """Its fabric dies while it starts; then its state cannot be opened for a while. Nothing of that ends the deployment."""
+    deployment.run("group", "create", "rg", "-l", "westeurope")
+    pids = deployment.pids()
+    os.kill(pids["node"], signal.SIGKILL)
+    time.sleep(0.3)
+    os.kill(pids["fabric"], signal.SIGKILL)
+    eventually(lambda: running(deployment).get("node", pids["node"]) != pids["node"], 60)
+    assert not gone(pids["supervisor"])
+
+    state, away = deployment.home / "state", deployment.home / "state.away"
+    pids = deployment.pids()
+    state.rename(away)
+    state.write_bytes(b"in the way")
+    os.kill(pids["node"], signal.SIGKILL)
+    time.sleep(3)
+    assert not gone(pids["supervisor"]), deployment.logs()
+    state.unlink()
+    away.rename(state)
+    eventually(lambda: running(deployment).get("node", pids["node"]) != pids["node"], 60)
+    assert deployment.pids()["fabric"] == pids["fabric"], "the networks and VMs went on"
+    assert "rg" in deployment.run("group", "list").out
+
+
 def test_a_vm_process_survives_the_node(deployment: Deployment) -> None:
     deployment.run("group", "create", "rg", "-l", "westeurope")
     deployment.network("spoke", "web01")
