@@ -20,6 +20,8 @@ from .session import Patience, Session
 __all__ = ["await_accounts", "await_grant", "check_storage", "unreachable_hosts"]
 
 PAUSE = 1.0
+FULL_SECONDS = 3.0
+"""A subnet that the service says is full is believed after this long; somebody may be freeing addresses."""
 ADD_RECORD = (
     "With a custom DNS server or a hosts file, add an A record for it with the address shown in the private endpoint's DNS "
     "configuration (new accounts appear after the first registration and after the first backup), then run the command again."
@@ -34,8 +36,19 @@ def await_accounts(session: Session, seconds: float) -> Container:
         container = session.call("fc1", "GET", "/v1/container", Container)
         if container.pending <= 0:
             return container
+        if patience.spent > FULL_SECONDS and container.missing_addresses:
+            raise subnet_full(container.missing_addresses)
         if not patience.wait(PAUSE):
             raise Unavailable(not_ready(container.pending, seconds), code="UserErrorAccountNotReady")
+
+
+def subnet_full(missing: int) -> Unavailable:
+    return Unavailable(
+        f"The subnet of the private endpoint is full: {missing} more address{'es' if missing != 1 else ''} "
+        f"{'are' if missing != 1 else 'is'} needed for the vault's storage accounts. Free addresses in that subnet, or make an "
+        "endpoint in a larger one (a /25 is recommended), then run the command again.",
+        code="UserErrorEndpointSubnetFull",
+    )
 
 
 def not_ready(pending: int, seconds: float) -> str:
@@ -52,6 +65,8 @@ def await_grant(
     """The grant of a backup or restore, asked for again every second while its account is not ready on this endpoint."""
     patience = Patience(session.clock, seconds, session.stop)
     while opened.grant is None:
+        if patience.spent > FULL_SECONDS and opened.missing_addresses:
+            raise subnet_full(opened.missing_addresses)
         if not patience.wait(PAUSE):
             raise Unavailable(not_ready(max(opened.pending, 1), seconds), code="UserErrorAccountNotReady")
         opened = session.call(service, "POST", renew, reply)

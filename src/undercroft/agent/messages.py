@@ -50,6 +50,7 @@ class Container(Message, frozen=True):
     last_door: Any = None
     accounts: tuple[Account, ...] = ()
     pending: int = 0
+    missing_addresses: int = 0
 
 
 class StoredObject(Message, frozen=True):
@@ -84,6 +85,7 @@ class OpenBackup(Message, frozen=True):
     grant: Grant | None = None
     log_grant: Grant | None = None
     pending: int = 0
+    missing_addresses: int = 0
 
 
 class Point(Message, frozen=True):
@@ -113,6 +115,7 @@ class OpenRestore(Message, frozen=True):
     grant: Grant | None = None
     log_grant: Grant | None = None
     pending: int = 0
+    missing_addresses: int = 0
 
 
 class Fault(msgspec.Struct, frozen=True):

@@ -74,9 +74,14 @@ class Patience:
 
     def __init__(self, clock: Clock, seconds: float, stop: threading.Event | None = None) -> None:
         self._clock = clock
-        self._end = clock.monotonic() + seconds
+        self._start = clock.monotonic()
+        self._end = self._start + seconds
         self._pause = 0.25
         self._stop = stop or threading.Event()
+
+    @property
+    def spent(self) -> float:
+        return self._clock.monotonic() - self._start
 
     def wait(self, asked: float | None = None) -> bool:
         """Sleeps and says whether another attempt is due. ``asked`` is a Retry-After."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,7 +98,7 @@ def backup(
     else:
         print(f"Recovery point {done.point} of {done.item}, {done.time:%Y-%m-%d %H:%M:%S} UTC.")
         print(f"backup: {done.summary}")
-    list_some("not backed up completely", [f"{name}: {reason}" for name, reason in done.problems])
+    list_some("not backed up completely", _lines(done.problems))
     if done.unreadable:
         note(f"Unreadable: {done.unreadable}. The recovery point is complete but for these.")
         return PARTIAL
@@ -154,7 +154,7 @@ def restore(
         show(restore_document(done))
     else:
         print(f"restore: {done.summary}")
-    list_some("restored with a reservation", [f"{name}: {reason}" for name, reason in done.problems])
+    list_some("restored with a reservation", _lines(done.problems))
     if done.damaged:
         note(f"Damaged in the vault and not restored: {len(done.damaged)}.")
         for damage in done.damaged:
@@ -229,6 +229,11 @@ def show(document: dict[str, Any]) -> None:
     import json
 
     print(json.dumps(document, indent=2))
+
+
+def _lines(problems: Iterable[tuple[str, str]]) -> list[str]:
+    """A problem without a name is about the whole."""
+    return [f"{name}: {reason}" if name else reason for name, reason in problems]
 
 
 def list_some(what: str, lines: list[str]) -> None:

@@ -14,26 +14,27 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from undercroft.config import Home
-from undercroft.errors import LocalProblem, NotFound, Unavailable
+from undercroft.errors import InvalidInput, LocalProblem, NotFound, Unavailable
 
 __all__ = ["HomeOption", "home_of", "mount"]
 
-HomeOption = Annotated[
-    Path, Parameter(name="--home", env_var="UNDERCROFT_HOME", help="The deployment's folder, or UNDERCROFT_HOME.")
-]
+HomeOption = Annotated[Path, Parameter(name="--home", env_var="UNDERCROFT_HOME", help="The deployment's folder.")]
 
 NOT_RUNNING = 3
 
 
 def home_of(path: Path) -> Home:
-    return Home(path.expanduser().absolute())
+    place = path.expanduser().absolute()
+    if place.exists() and not place.is_dir():
+        raise InvalidInput(f"--home {place} is not a folder.", target="--home")
+    return Home(place)
 
 
 def up(
     *,
     home: HomeOption,
     port: int = 8443,
-    detach: bool = False,
+    detach: Annotated[bool, Parameter(negative=())] = False,
     driver: str = "auto",
     ready_fd: Annotated[int | None, Parameter(show=False)] = None,
 ) -> int:
@@ -49,6 +50,8 @@ def up(
         How networks are made: netns (root), rootless (an unprivileged user namespace), loopback (a simulation), or auto.
     """
     place = home_of(home)
+    if not 0 <= port <= 65535:
+        raise InvalidInput(f"--port {port}: a port is a number from 0 (any free one) to 65535.", target="--port")
     if detach:
         return _detached(place, port, driver)
     from undercroft.fabric.probe import choose_driver
@@ -152,7 +155,9 @@ def down(*, home: HomeOption) -> int:
     return 0
 
 
-def status(*, home: HomeOption, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
+def status(
+    *, home: HomeOption, as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False
+) -> int:
     """Exit 0 and say what runs, or exit 3."""
     from undercroft.control import Request, ask
 
@@ -197,6 +202,8 @@ def rebuild(*, home: HomeOption) -> int:
     place = home_of(home)
     if running_supervisor(place) is not None:
         raise LocalProblem("Stop the service first: 'undercroft down'.", code="StillRunning")
+    if not place.store.is_dir():
+        raise NotFound(f"There is nothing to rebuild from: {place.store} is not there.", code="NoStore")
     report = asyncio.run(rebuild_from_store(place))
     made = ", ".join(f"{number} {kind}" for kind, number in sorted(report.made.items())) or "nothing that was missing"
     print(f"Rebuilt from {place.store}: {made}.")
@@ -205,7 +212,9 @@ def rebuild(*, home: HomeOption) -> int:
     return 1 if report.problems else 0
 
 
-def probe(*, driver: str = "auto", as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
+def probe(
+    *, driver: str = "auto", as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False
+) -> int:
     """Try what this machine allows, and say what to change for more."""
     from undercroft.fabric.probe import choose_driver, describe
 

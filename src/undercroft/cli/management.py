@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import time
 import urllib.parse
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from undercroft.config import Home
+from undercroft.cli.local import home_of
 from undercroft.errors import (
     InvalidInput,
     LocalProblem,
@@ -32,7 +33,7 @@ API_VERSION = "2026-01-01"
 _PATIENCE = 300.0
 
 GroupOption = Annotated[str, Parameter(name=["--resource-group", "-g"], help="The resource group.")]
-JsonOption = Annotated[bool, Parameter(name="--json", help="Print JSON instead of a table.")]
+JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON instead of a table.")]
 LoginOption = Annotated[
     Path | None,
     Parameter(
@@ -187,7 +188,7 @@ class Arm:
 
 def connect(home: Path, login: Path | None = None) -> Arm:
     """The ARM of the deployment at ``home``, as its own principal or as the one in the ``login`` file."""
-    place = Home(home.expanduser().absolute())
+    place = home_of(home)
     try:
         connection = msgspec.json.decode(place.connection_file.read_bytes(), type=Connection)
     except FileNotFoundError:
@@ -197,6 +198,8 @@ def connect(home: Path, login: Path | None = None) -> Arm:
         ) from None
     except PermissionError as error:
         raise LocalProblem(f"No right to read {place.connection_file}.", code="NotYours") from error
+    if login is None and os.environ.get("UNDERCROFT_LOGIN"):
+        login = Path(os.environ["UNDERCROFT_LOGIN"])  # also for commands that have no --login
     if login is not None:
         try:
             principal = msgspec.json.decode(login.read_bytes(), type=_Principal)

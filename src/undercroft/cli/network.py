@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from undercroft.cli.local import HomeOption
 from undercroft.cli.management import Arm, GroupOption, JsonOption, LoginOption, connect, show, table
-from undercroft.errors import InvalidInput
+from undercroft.errors import InvalidInput, NotFound
 from undercroft.names import ResourceId
 
 __all__ = ["mount"]
@@ -114,9 +114,9 @@ def endpoint_create(
     vnet_name: str,
     subnet: str,
     group_id: str = "AzureBackup",
-    manual_request: bool = False,
+    manual_request: Annotated[bool, Parameter(negative=())] = False,
     request_message: str | None = None,
-    integrate_dns: bool = False,
+    integrate_dns: Annotated[bool, Parameter(negative=())] = False,
     location: str | None = None,
     login: LoginOption = None,
 ) -> None:
@@ -168,6 +168,13 @@ def endpoint_show(name: str, *, group: GroupOption, home: HomeOption, as_json: J
     links = properties.get("privateLinkServiceConnections") or properties.get("manualPrivateLinkServiceConnections")
     state = links[0]["properties"]["privateLinkServiceConnectionState"]
     print(f"{endpoint['name']}: {properties['provisioningState']}, connection {state['status']}")
+    health = properties["health"]
+    if health["state"] == "Degraded":
+        print(f"Degraded: {health['missingAddresses']} more free addresses are needed in {properties['subnet']['id']}")
+    elif health["state"] == "AtRisk":
+        print(
+            f"At risk: the vault will need {health['neededSoon']} more addresses; the subnet has {health['freeAddresses']}"
+        )
     table(properties.get("customDnsConfigs") or [], (("Private IP", "ipAddresses"), ("FQDN", "fqdn")))
 
 
@@ -176,7 +183,13 @@ def endpoint_list(*, home: HomeOption, as_json: JsonOption = False) -> None:
     """List private endpoints."""
     arm = connect(home)
     endpoints = arm.list(arm.id(), f"providers/{NETWORK}/privateEndpoints")
-    columns = (("Name", "name"), ("Location", "location"), ("State", "properties.provisioningState"))
+    columns = (
+        ("Name", "name"),
+        ("Location", "location"),
+        ("State", "properties.provisioningState"),
+        ("Health", "properties.health.state"),
+        ("Missing addresses", "properties.health.missingAddresses"),
+    )
     show(endpoints) if as_json else table(endpoints, columns)
 
 
@@ -246,7 +259,7 @@ def dns_required_zones(*, vault: str, group: GroupOption, home: HomeOption, grou
 def dns_zone_create(*names: str, group: GroupOption, home: HomeOption) -> None:
     """Create private DNS zones."""
     arm = connect(home)
-    for name in names:
+    for name in _some(names):
         print(_create_zone(arm, group, name)["id"])
 
 
@@ -255,7 +268,7 @@ def dns_link_create(*zones: str, group: GroupOption, home: HomeOption, vnet_name
     """Link private DNS zones to a virtual network, so that its resolver sees them."""
     arm = connect(home)
     network_id = _id_or_name(arm, vnet_name, group, NETWORK, "virtualNetworks")
-    for zone in zones:
+    for zone in _some(zones):
         print(_link_zone(arm, group, zone, network_id)["id"])
 
 
@@ -266,7 +279,7 @@ def dns_zone_group_create(
     """Have an endpoint's records written into these zones."""
     arm = connect(home)
     endpoint = arm.id(group, NETWORK, "privateEndpoints", endpoint_name)
-    show(_create_zone_group(arm, endpoint, name, [_zone_id(arm, group, zone) for zone in zones]))
+    show(_create_zone_group(arm, endpoint, name, [_zone_id(arm, group, zone) for zone in _some(zones)]))
 
 
 @_dns.command(name="record-list")
@@ -343,7 +356,7 @@ def _connection_of(arm: Arm, vault: ResourceId, name: str) -> Any:
         if name.lower() in (connection["name"].lower(), endpoint.lower()):
             return connection
     known = ", ".join(connection["name"] for connection in connections) or "none"
-    raise InvalidInput(f"The vault has no connection '{name}'. Its connections: {known}.", code="ConnectionNotFound")
+    raise NotFound(f"The vault has no connection '{name}'. Its connections: {known}.", code="ConnectionNotFound")
 
 
 def _decide(arm: Arm, group: str, vault: str, name: str, status: str, description: str) -> Any:
@@ -362,6 +375,12 @@ def _decide(arm: Arm, group: str, vault: str, name: str, status: str, descriptio
 
 def _id_or_name(arm: Arm, text: str, group: str, namespace: str, kind: str) -> ResourceId:
     return ResourceId.parse(text) if text.startswith("/") else arm.id(group, namespace, kind, text)
+
+
+def _some(zones: tuple[str, ...]) -> tuple[str, ...]:
+    if not zones:
+        raise InvalidInput("Name at least one zone, such as privatelink.blob.core.windows.net.", target="zones")
+    return zones
 
 
 def _listed(text: str) -> list[str]:

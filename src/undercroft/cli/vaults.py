@@ -132,8 +132,14 @@ def containers(name: str, *, group: GroupOption, home: HomeOption, as_json: Json
     """List the hosts registered with a vault, and the path of their last call."""
     arm = connect(home)
     rows = arm.list(arm.id(group, *VAULTS, name), "backupProtectionContainers")
-    columns = (("Name", "properties.friendlyName"), ("Status", "properties.registrationStatus"), ("Container", "name"))
-    show(rows) if as_json else table(rows, columns)
+    if as_json:
+        show(rows)
+        return
+    for row in rows:
+        path, _, endpoint = str(row["properties"]["extendedInfo"].get("lastDoor") or "").partition(":")
+        row["by"] = f"private endpoint {endpoint.rpartition('/')[2]}" if endpoint else path
+    columns = (("Name", "properties.friendlyName"), ("Status", "properties.registrationStatus"), ("Last call by", "by"))
+    table(rows, columns)
 
 
 @_vault.command(name="jobs")

@@ -51,7 +51,8 @@ def list_(*, home: HomeOption, as_json: JsonOption = False) -> None:
     """List VMs."""
     arm = connect(home)
     vms = arm.list(arm.id(), f"providers/{COMPUTE[0]}/{COMPUTE[1]}")
-    show(vms) if as_json else table(vms, (("Name", "name"), ("Location", "location"), ("Id", "id")))
+    rows = [{**vm, "group": vm["id"].split("/")[4]} for vm in vms]
+    show(vms) if as_json else table(rows, (("Name", "name"), ("Resource group", "group"), ("Location", "location")))
 
 
 @_vm.command(name="delete")

@@ -37,6 +37,7 @@ from undercroft.vault.accounts import Account
 from undercroft.vault.containers import Container
 from undercroft.vault.points import Point
 from undercroft.vault.vaults import VaultRecord
+from undercroft.vnet import endpoints
 from undercroft.vnet.allocations import account_ready
 from undercroft.vnet.doors import Door
 
@@ -119,7 +120,8 @@ class BackupService:
     async def register(self, visit: Visit) -> web.StreamResponse:
         """From here on it is an attempt, whatever comes of it: the vault is tainted first."""
         vault, now = visit.vault, self._clock.now()
-        reason = f"A registration was attempted by {visit.door.path}."
+        side = "the public side" if visit.door.endpoint is None else "a private endpoint"
+        reason = f"a registration was attempted by {side}"
         await self._database.write(lambda connection: vaults.taint(connection, vault.key, reason, now))
         await self._database.read(lambda connection: credentials.check(connection, visit.principal_id, now))
         wanted = messages.decode(await visit.exchange.read(_SMALL), messages.Register)
@@ -153,16 +155,16 @@ class BackupService:
     async def container(self, visit: Visit) -> web.StreamResponse:
         container = visit.known()
 
-        def work(connection: Connection) -> tuple[list[Account], int]:
+        def work(connection: Connection) -> tuple[list[Account], int, int]:
             mine = [
                 account
                 for account in accounts.of_vault(connection, visit.vault.key)
                 if account.purpose == accounts.COMMUNICATION or account.name == container.protection_account
             ]
             ready = [account for account in mine if self._ready(connection, visit.door, account)]
-            return ready, len(mine) - len(ready)
+            return ready, len(mine) - len(ready), _missing_addresses(connection, visit.door)
 
-        ready, pending = await self._database.read(work)
+        ready, pending, missing = await self._database.read(work)
         return _json(
             messages.ContainerState(
                 container.id,
@@ -172,6 +174,7 @@ class BackupService:
                 container.last_door,
                 tuple(self._names(account) for account in ready),
                 pending,
+                missing if pending else 0,
             )
         )
 
@@ -334,7 +337,7 @@ class BackupService:
         return web.Response(status=204)
 
     async def _restore(self, visit: Visit, container: Container, job_id: str) -> web.StreamResponse:
-        def work(connection: Connection) -> tuple[jobs.Job, Point, Account, bool, messages.Grant | None]:
+        def work(connection: Connection) -> tuple[jobs.Job, Point, Account, bool, messages.Grant | None, int]:
             job = _restore_job(connection, container.id, job_id)
             if job.status != jobs.IN_PROGRESS or job.details.recovery_point_id is None:
                 raise Conflict(f"The restore {job.id} has ended as {job.status}.", code="UserErrorRestoreNotOpen")
@@ -345,9 +348,10 @@ class BackupService:
             ready = self._ready(connection, visit.door, account)
             if ready and not job.details.granted:
                 jobs.note(connection, job.id, msgspec.structs.replace(job.details, granted=True))
-            return job, point, account, ready, self._log_grant(connection, visit, container)
+            missing = 0 if ready else _missing_addresses(connection, visit.door)
+            return job, point, account, ready, self._log_grant(connection, visit, container), missing
 
-        job, point, account, ready, logs = await self._database.write(work)
+        job, point, account, ready, logs, missing = await self._database.write(work)
         commit = await self._sessions.read_commit(point.commit_object)
         return _json(
             messages.RestoreSession(
@@ -360,23 +364,25 @@ class BackupService:
                 0 if ready else 1,
                 self._sessions.grant(account, commit.container, "r") if ready else None,
                 logs,
+                missing,
             )
         )
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
     async def _session(self, visit: Visit, backup: backups.Backup, until: str) -> web.StreamResponse:
-        def work(connection: Connection) -> tuple[Account, Container, bool, messages.Grant | None]:
+        def work(connection: Connection) -> tuple[Account, Container, bool, messages.Grant | None, int]:
             container = containers.find(connection, backup.container_id)
             account = accounts.find(connection, container.protection_account or "") if container else None
             if container is None or account is None:
                 raise NotFound("The container has no protection account. Begin the backup again.")
             logs = self._log_grant(connection, visit, container)
-            return account, container, self._ready(connection, visit.door, account), logs
+            ready = self._ready(connection, visit.door, account)
+            return account, container, ready, logs, 0 if ready else _missing_addresses(connection, visit.door)
 
-        account, container, ready, logs = await self._database.read(work)
+        account, container, ready, logs, missing = await self._database.read(work)
         grant = self._sessions.grant(account, container.blob_container, "c") if ready else None
-        return _json(messages.BackupSession(backup.id, backup.job_id, until, 0 if ready else 1, grant, logs))
+        return _json(messages.BackupSession(backup.id, backup.job_id, until, 0 if ready else 1, grant, logs, missing))
 
     def _log_grant(self, connection: Connection, visit: Visit, container: Container) -> messages.Grant | None:
         """To leave the job's log in the communication account, when that is ready on this door; nothing waits for it."""
@@ -440,6 +446,12 @@ def find_call(method: str, path: str) -> tuple[Call, dict[str, str]] | None:
         if call.method == method and (match := call.path.fullmatch(path)):
             return call, match.groupdict()
     return None
+
+
+def _missing_addresses(connection: Connection, door: Door) -> int:
+    """How many addresses the subnet of this door's endpoint could not give."""
+    endpoint = endpoints.get(connection, door.endpoint) if door.endpoint else None
+    return 0 if endpoint is None else endpoint.value.missing_addresses
 
 
 def _restore_job(connection: Connection, container_id: str, job_id: str) -> jobs.Job:

@@ -84,6 +84,7 @@ class ContainerState(_Out, frozen=True):
     last_door: str | None
     accounts: tuple[AccountNames, ...]
     pending: int
+    missing_addresses: int
 
 
 class ObjectEntry(_Out, frozen=True):
@@ -116,6 +117,7 @@ class BackupSession(_Out, frozen=True):
     pending: int
     grant: Grant | None
     log_grant: Grant | None
+    missing_addresses: int
 
 
 class Progress(_In, frozen=True):
@@ -180,6 +182,7 @@ class RestoreSession(_Out, frozen=True):
     pending: int
     grant: Grant | None
     log_grant: Grant | None
+    missing_addresses: int
 
 
 class CompleteRestore(_In, frozen=True):
