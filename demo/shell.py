@@ -38,10 +38,12 @@ class Step:
 
 
 class Shell:
-    """``undercroft`` is this interpreter's; the home goes in by environment, so that it need not be typed."""
+    """``undercroft`` is this interpreter's, run in the folder beside the home; the home goes in by environment, as one would
+    export it once. Files in that folder are typed by their names."""
 
     def __init__(self, home: Path) -> None:
         self.steps: list[Step] = []
+        self._folder = home.parent
         self._undercroft = [sys.executable, "-m", "undercroft.cli"]
         self.environment = dict(os.environ, UNDERCROFT_HOME=str(home), PYTHONUNBUFFERED="1", COLUMNS="120")
         self._colour = sys.stdout.isatty()
@@ -59,8 +61,8 @@ class Shell:
         self, *words: str | Path, expect: int | Sequence[int] = 0, show: bool = True, inside: str | None = None
     ) -> Ran:
         """Run ``undercroft words…`` (``inside``: within that VM), show it, and insist on its exit status."""
-        command = [str(word) for word in words]
-        words_inside = command if command[0] in ("nslookup", "python3") else ["undercroft", *command]
+        command = [self._named(word) for word in words]
+        words_inside = command if command[0] in ("nslookup", "python3", "curl") else ["undercroft", *command]
         typed = shlex.join(["undercroft", *(["vm", "exec", inside, "--", *words_inside] if inside else command)])
         self.say(f"$ {typed}", "1")
         real = [*self._undercroft, *command]
@@ -69,7 +71,14 @@ class Shell:
             real = [*self._undercroft, "vm", "exec", inside, "--", *program]
         start = time.monotonic()
         done = subprocess.run(
-            real, env=self.environment, capture_output=True, text=True, errors="replace", timeout=600, check=False
+            real,
+            cwd=self._folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=600,
+            check=False,
         )
         ran = Ran(done.returncode, done.stdout, done.stderr, time.monotonic() - start)
         expected = (expect,) if isinstance(expect, int) else tuple(expect)
@@ -79,6 +88,11 @@ class Shell:
         if show:
             self.show(ran.said)
         return ran
+
+    def _named(self, word: str | Path) -> str:
+        if isinstance(word, Path) and word.is_relative_to(self._folder):
+            return str(word.relative_to(self._folder))
+        return str(word)
 
     def show(self, text: str, most: int = 14) -> None:
         lines = text.rstrip().splitlines()
