@@ -193,7 +193,8 @@ def test_a_change_in_the_same_instant_is_seen(bench: Bench) -> None:
         bench.assert_restores(bench.back_up(clock=SystemClock()))
 
 
-@pytest.mark.skipif(ROOT, reason="root reads everything")
+@pytest.mark.rootless
+@pytest.mark.skipif(ROOT, reason="needs an ordinary user: root reads everything")
 def test_unreadable_files_are_left_out_and_listed(bench: Bench) -> None:
     (bench.source / "secret").write_text("x")
     (bench.source / "secret").chmod(0)

@@ -136,7 +136,7 @@ def test_an_agent_killed_half_way_resumes(deployment: Deployment) -> None:
         env=deployment.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     eventually(lambda: stored(deployment) > 100 << 20, 60)
-    in_vm = [pid for pid in every_process() if "agent backup" in command_of(pid) and "vm exec" not in command_of(pid)]
+    in_vm = agents(files)
     assert in_vm
     for pid in in_vm:
         os.kill(pid, signal.SIGKILL)
@@ -163,7 +163,7 @@ def test_the_service_killed_half_way_loses_nothing(deployment: Deployment) -> No
     acknowledged = packs(deployment)
     os.kill(deployment.pids()["node"], signal.SIGKILL)
     eventually(lambda: resolves(deployment), 60)
-    eventually(lambda: not any("agent backup" in command_of(pid) for pid in every_process()), 120)
+    eventually(lambda: not agents(files), 120)
     assert len(deployment.points()) == 1, log.read_text("utf-8")
     assert acknowledged <= packs(deployment)
     restored = deployment.restore(deployment.points()[0]["id"], "restored")
@@ -201,6 +201,12 @@ def stored(deployment: Deployment) -> int:
 
 def every_process() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def agents(files: Path) -> list[int]:
+    """Processes that back up this folder inside the VM."""
+    commands = {pid: command_of(pid) for pid in every_process()}
+    return [pid for pid, text in commands.items() if f"agent backup {files}" in text and "vm exec" not in text]
 
 
 def command_of(pid: int) -> str:
