@@ -263,7 +263,7 @@ class Journey:
         expect: int | tuple[int, ...] = 0,
     ) -> Ran:
         words = ["endpoint", "create", name, "-g", GROUP, "--vault", vault, "--vnet-name", network, "--subnet", "work"]
-        extra = ["--login", login] if login else []
+        extra: list[str | Path] = ["--login", login] if login else []
         return self.shell.run(*words, *more, *extra, expect=expect, show=expect != 0)
 
     def _look_up(self, vm: str) -> Ran:
