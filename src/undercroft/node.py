@@ -80,6 +80,7 @@ class Node:
         rights = Authorization(self.database, clock)
         self._store = FilesystemStore(home.store)
         self._fabric = ReconnectingFabric(home.fabric_socket)
+        manifests = ManifestWriter(self.database, self._store)
         self._data = DataPlane(
             database=self.database,
             store=self._store,
@@ -87,13 +88,13 @@ class Node:
             context=self._context,
             settings=settings,
             clock=clock,
+            keep_vault=manifests.write,
             front=self._front if settings.login_reachable else None,
         )
         self._names = NameServer(clock, settings.forward_dns_to)
         self._provisioner = Provisioner(
             self.database, clock, settings, self._fabric, self._data, self._names, self._data.doors
         )
-        manifests = ManifestWriter(self.database, self._store)
         self._tasks = TaskRunner(
             self.database,
             clock,

@@ -41,6 +41,7 @@ from undercroft.store.store import Store
 from undercroft.vault import containers, credentials, vaults
 from undercroft.vault.vaults import VaultRecord
 from undercroft.vnet.doors import Door
+from undercroft.workers.manifests import ManifestWriter
 
 NETWORK = "/subscriptions/s/resourcegroups/g/providers/microsoft.network/virtualnetworks/net"
 SUBSCRIPTION = "11111111-1111-1111-1111-111111111111"
@@ -152,6 +153,7 @@ class Plane:
             context=self.authority.server_context(),
             settings=self.settings,
             clock=self.clock,
+            keep_vault=ManifestWriter(self.database, self.bytes).write,
             front=self.front,
             limits=self.limits,
         )

@@ -27,6 +27,7 @@ from undercroft.identity.authority import CertificateAuthority
 from undercroft.identity.tokens import Tokens
 from undercroft.state.database import Database
 from undercroft.store.memory import MemoryStore
+from undercroft.workers.manifests import ManifestWriter
 from undercroft.workers.provisioning import Provisioner
 
 T = TypeVar("T")
@@ -140,13 +141,15 @@ async def node(folder: Path, machine: Machine, **settings: Any) -> AsyncIterator
     fabric = FailingFabric(ReconnectingFabric(machine.socket))
     try:
         made = deployment.ensure(database, home, clock)
+        store = MemoryStore(clock)
         data = DataPlane(
             database=database,
-            store=MemoryStore(clock),
+            store=store,
             tokens=Tokens(home, made.tenant_id, clock),
             context=CertificateAuthority(home, chosen.suffixes, clock).server_context(),
             settings=chosen,
             clock=clock,
+            keep_vault=ManifestWriter(database, store).write,
         )
         provisioner = Provisioner(database, clock, chosen, fabric, data, names, data.doors)
         try:

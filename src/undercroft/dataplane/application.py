@@ -25,7 +25,7 @@ from undercroft.dataplane.backup import BackupService, Visit
 from undercroft.dataplane.blob import BlobService, Target, operation_name
 from undercroft.dataplane.exchange import Connection, Exchange, PeerGone
 from undercroft.dataplane.hosts import Host, Hosts
-from undercroft.dataplane.sessions import Sessions
+from undercroft.dataplane.sessions import KeepVault, Sessions
 from undercroft.errors import (
     CapabilityMissing,
     InvalidInput,
@@ -74,7 +74,14 @@ class _Known:
 
 class Application:
     def __init__(
-        self, database: Database, store: Store, tokens: Verifier, settings: Settings, clock: Clock, front: Front | None
+        self,
+        database: Database,
+        store: Store,
+        tokens: Verifier,
+        settings: Settings,
+        clock: Clock,
+        keep_vault: KeepVault,
+        front: Front | None,
     ) -> None:
         self._database = database
         self._tokens = tokens
@@ -82,7 +89,7 @@ class Application:
         self._front = front
         self._hosts = Hosts(settings.suffixes)
         self._audience = VaultAudience(tokens.tenant)
-        self.sessions = Sessions(database, store, settings, clock)
+        self.sessions = Sessions(database, store, settings, clock, keep_vault)
         self._backup = BackupService(database, store, self.sessions, settings, clock)
         self._blob = BlobService(store)
 

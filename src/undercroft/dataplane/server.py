@@ -10,6 +10,7 @@ from undercroft.config import Settings
 from undercroft.dataplane.application import Application, Front, Verifier
 from undercroft.dataplane.doors import Doors
 from undercroft.dataplane.listener import Limits, Listener
+from undercroft.dataplane.sessions import KeepVault
 from undercroft.state.database import Database
 from undercroft.store.store import Store
 
@@ -20,7 +21,7 @@ class DataPlane:
     """Construct inside the running loop; then ``start``, then ``serve`` a listening socket per network.
 
     ``context`` must cover every host name of the deployment (by wildcards or an SNI callback of its own, which is kept).
-    ``front`` answers for login and management on public doors; None: they are not served.
+    ``keep_vault`` writes the vault's copy in the store (``workers.manifests``). ``front`` answers for login and management on public doors; None: they are not served.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class DataPlane:
         context: ssl.SSLContext,
         settings: Settings,
         clock: Clock,
+        keep_vault: KeepVault,
         front: Front | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.doors = Doors()
-        self._application = Application(database, store, tokens, settings, clock, front)
+        self._application = Application(database, store, tokens, settings, clock, keep_vault, front)
         self._listener = Listener(context, self.doors, self._application.handle, clock, limits or Limits())
 
     async def start(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 
@@ -31,9 +31,12 @@ from undercroft.vault.containers import Container
 from undercroft.vault.points import CommitObject, ItemName
 from undercroft.vault.vaults import VaultRecord
 
-__all__ = ["ObjectsMissing", "Sessions"]
+__all__ = ["KeepVault", "ObjectsMissing", "Sessions"]
 
 log = structlog.get_logger("undercroft.dataplane")
+
+KeepVault = Callable[[str], Awaitable[None]]
+"""Write what rebuild needs of the vault of that key; durable when it returns (``workers.manifests``)."""
 
 _LIST_ABOVE = 256
 _AT_ONCE = 16
@@ -56,7 +59,10 @@ class ObjectsMissing(Conflict):
 
 
 class Sessions:
-    def __init__(self, database: Database, store: Store, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, store: Store, settings: Settings, clock: Clock, keep_vault: KeepVault
+    ) -> None:
+        self._keep_vault = keep_vault
         self._database = database
         self._store = store
         self._settings = settings
@@ -76,7 +82,7 @@ class Sessions:
         return Grant(account.name, host, container, token, timestamp(expires))
 
     async def keep_container(self, vault: VaultRecord, container_id: str) -> None:
-        """The container's object is in the store before anything about it is acknowledged.
+        """The container's object and its vault's are in the store before anything about it is acknowledged.
 
         One at a time, and read inside: of two calls about one container, the later state is what stays.
         """
@@ -84,6 +90,7 @@ class Sessions:
             container = await self._database.read(partial(containers.as_object, container_id=container_id))
             name = containers.object_name(vault.region, vault.vault_id, container_id)
             await self._store.put(name, _once(msgspec.json.encode(container)), replace=True)
+        await self._keep_vault(vault.key)
 
     # --- the container's own objects -----------------------------------------------------------------------------
 

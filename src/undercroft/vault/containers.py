@@ -38,6 +38,7 @@ __all__ = [
     "require_registered",
     "require_registration",
     "seen",
+    "unregistered",
 ]
 
 REGISTERED = "Registered"
@@ -219,6 +220,13 @@ def require_registration(connection: Connection, vault_key: str) -> int:
         .where(table.c.vault_key == vault_key, table.c.registration == REGISTERED)
         .values(registration=NOT_REGISTERED)
     ).rowcount
+
+
+def unregistered(connection: Connection, vault_key: str) -> tuple[str, ...]:
+    """Ids of the containers that must register again."""
+    table = schema.containers
+    query = select(table.c.id).where(table.c.vault_key == vault_key, table.c.registration == NOT_REGISTERED)
+    return tuple(connection.execute(query.order_by(table.c.id)).scalars())
 
 
 def require_registered(container: Container) -> None:

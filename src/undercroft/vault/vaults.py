@@ -215,4 +215,4 @@ def remove(connection: Connection, vault: VaultRecord, now: datetime) -> None:
     for table in (vault_credentials, members, accounts, backups, jobs):
         connection.execute(delete(table).where(table.c.vault_key == key))
     connection.execute(delete(vaults).where(vaults.c.key == key))
-    changed(connection, key, now)
+    tasks.enqueue(connection, "manifest", f"{vault.region}/{vault.vault_id}", now)  # its copy in the store goes too

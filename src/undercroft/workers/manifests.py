@@ -1,10 +1,13 @@
 """``{region}/vaults/{vaultId}/vault.json``: the copy of a vault that ``rebuild`` needs, written whenever the vault changes.
 
-It follows the state by tasks of kind ``manifest``. It holds no secret: accounts get new signing keys when they are rebuilt.
+It follows the state by tasks of kind ``manifest``, whose key is a vault's, or ``{region}/{vault id}`` of a vault that was deleted
+(its name may be another's by then). What a host is told about itself must not wait for a task: the data plane calls ``write``
+before it acknowledges a registration or the first backup. It holds no secret: accounts get new signing keys when they are rebuilt.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -13,9 +16,8 @@ from sqlalchemy import select
 from undercroft.names import ResourceId
 from undercroft.state import schema
 from undercroft.state.database import Connection, Database
-from undercroft.store.folders import folders
 from undercroft.store.store import Store
-from undercroft.vault import accounts
+from undercroft.vault import accounts, containers
 
 __all__ = ["AccountObject", "ManifestWriter", "ResourceObject", "VaultObject", "vault_object_name"]
 
@@ -52,6 +54,8 @@ class VaultObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     group: ResourceObject
     vault: ResourceObject
     accounts: tuple[AccountObject, ...]
+    unregistered: tuple[str, ...] = ()
+    """Ids of containers that must register again, whatever their own objects say."""
 
     @property
     def key(self) -> str:
@@ -63,35 +67,24 @@ def vault_object_name(region: str, vault_id: int) -> str:
 
 
 class ManifestWriter:
-    """The handler of tasks of kind ``manifest``; ``key`` is the vault's."""
+    """The handler of tasks of kind ``manifest``."""
 
     def __init__(self, database: Database, store: Store) -> None:
         self._database = database
         self._store = store
+        self._writing = asyncio.Lock()
 
     async def write(self, key: str) -> None:
-        found = await self._database.read(lambda connection: _read(connection, key))
-        if found is None:
-            await self._remove(key)
-            return
-        name = vault_object_name(found.region, int(found.vault_id))
-        await self._store.put(name, _once(msgspec.json.encode(found)), replace=True)
-
-    async def _remove(self, key: str) -> None:
-        """The vault was deleted (it was empty): rebuild must not bring it back. Its id is gone with its row, so we look."""
-        async for region in folders(self._store):
-            async for vault_id in folders(self._store, f"{region}/vaults/"):
-                name = f"{region}/vaults/{vault_id}/vault.json"
-                body = b""
-                async for info in self._store.list(name):
-                    if info.name == name:
-                        body = b"".join([piece async for piece in self._store.get(name)])
-                try:
-                    same = bool(body) and msgspec.json.decode(body, type=VaultObject).key == key
-                except msgspec.MsgspecError:
-                    continue  # damaged: rebuild lists it
-                if same:
-                    await self._store.delete(name)
+        """One at a time, and read inside: the later state is what stays."""
+        async with self._writing:
+            if not key.startswith("/"):
+                region, _, vault_id = key.partition("/")
+                await self._store.delete(vault_object_name(region, int(vault_id)))
+                return
+            found = await self._database.read(lambda connection: _read(connection, key))
+            if found is not None:
+                name = vault_object_name(found.region, int(found.vault_id))
+                await self._store.put(name, _once(msgspec.json.encode(found)), replace=True)
 
 
 def _read(connection: Connection, key: str) -> VaultObject | None:
@@ -119,6 +112,7 @@ def _read(connection: Connection, key: str) -> VaultObject | None:
         group=above,
         vault=vault,
         accounts=tuple(AccountObject(each.name, each.purpose) for each in accounts.of_vault(connection, key)),
+        unregistered=containers.unregistered(connection, key),
     )
 
 

@@ -124,6 +124,9 @@ class _Vault:
 
         def work(connection: Connection) -> Counter[str]:
             made: Counter[str] = Counter()
+            kept = container
+            if container.container_id in vault.unregistered:
+                kept = msgspec.structs.replace(container, registration=containers.NOT_REGISTERED)
             known = containers.find(connection, container.container_id)
             if known is not None:
                 if known.vault_key != vault.key:
@@ -131,7 +134,7 @@ class _Vault:
                 return made
             if container.protection_account is not None:
                 made["accounts"] += self._account(connection, vault, container.protection_account)
-            containers.keep(connection, vault.key, container, None, self._now())
+            containers.keep(connection, vault.key, kept, None, self._now())
             made["containers"] += 1
             return made
 
