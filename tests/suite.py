@@ -29,7 +29,8 @@ from pathlib import Path
 from tests.checkout import CHECKOUT, files
 from tests.peers import under_ci
 
-NOBODY = 65534
+ORDINARY = 61234
+"""A user id that nobody has. Not 65534: inside a user namespace that stands for every owner that is not mapped."""
 PART_SECONDS = 25 * 60
 GRACE_SECONDS = 5.0
 NO_TESTS = 5
@@ -228,8 +229,8 @@ def readable_copy(into: Path) -> Path:
 
 
 def run_rootless(arguments: Sequence[str]) -> Outcome:
-    drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
-    with workspace(NOBODY) as place:
+    drop = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups", "--"]
+    with workspace(ORDINARY) as place:
         copy = readable_copy(place)
         command = [*drop, *pytest_command(copy / ".venv/bin/python", place, "rootless", arguments)]
         variables = environment(place) | {"HOME": str(place / "home"), "UNDERCROFT_TEST_ROOTLESS": "1"}
