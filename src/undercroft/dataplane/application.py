@@ -6,6 +6,7 @@ The order is protocol.md section 2; each step has its reason in ``admission``. N
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ __all__ = ["Application", "Front", "Verifier"]
 
 log = structlog.get_logger("undercroft.dataplane")
 
+_WATCH_SECONDS = 1.0
 REFUSED_BODY = 1 << 20
 FAILED_BODY = 64 << 20
 """Of an admitted call that fails we read on further, so that who is sending a pack sees why it was not kept."""
@@ -92,6 +94,8 @@ class Application:
         self.sessions = Sessions(database, store, settings, clock, keep_vault)
         self._backup = BackupService(database, store, self.sessions, settings, clock)
         self._blob = BlobService(store)
+        self._outside: dict[Connection, str] = {}
+        """Admitted by the public side and not answered yet: the vault's key."""
 
     async def handle(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         correlation = fresh(client_request_id=request.headers.get("x-ms-client-request-id"))
@@ -116,9 +120,27 @@ class Application:
             except Exception as error:
                 log.exception("call failed", path=request.path, door=connection.door.path, principal=exchange.principal)
                 response = await self._failed(exchange, _unexpected(error))
+            finally:
+                self._outside.pop(connection, None)
             if not response.prepared:
                 exchange.decorate(response)
             return response
+
+    async def watch_public_side(self) -> None:
+        """Until cancelled: cut calls by the public side whose vault has refused it since they were admitted."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if not (keys := frozenset(self._outside.values())):
+                continue
+            try:
+                closed = await self._database.read(partial(_closed, keys=keys))
+            except Exception as error:  # the next round asks again
+                log.error("network rules not read", error=str(error))
+                continue
+            for connection, key in list(self._outside.items()):
+                if key in closed:
+                    log.info("connection cut", reason="public access disabled", door=connection.door.path, vault=key)
+                    connection.cut()
 
     async def _pass_on(self, exchange: Exchange) -> web.StreamResponse:
         if self._front is None:
@@ -146,7 +168,7 @@ class Application:
         kinds = (found[0].kind,) if found else ("Container", "VaultCredential")
         admission.enter(exchange.door, exchange.host, known.caller, _rule(known.vault), kinds)
         assert known.vault is not None
-        self._admitted(exchange)
+        self._admitted(exchange, known.vault)
         if found is None:
             raise _no_such_call(request.method, request.path)
         call, parameters = found
@@ -173,7 +195,7 @@ class Application:
         sas.verify(token, account.name, account.signing_key, container, blob, self._clock.now())
         admission.enter(exchange.door, exchange.host, known.caller, _rule(known.vault), ("Sas",))
         assert known.vault is not None
-        self._admitted(exchange)
+        self._admitted(exchange, known.vault)
         if exchange.host.service == "queue":
             raise queue.refuse(request.method, request.path, query)
         if not container:
@@ -191,8 +213,10 @@ class Application:
 
     # --- ends ----------------------------------------------------------------------------------------------------
 
-    def _admitted(self, exchange: Exchange) -> None:
+    def _admitted(self, exchange: Exchange, vault: VaultRecord) -> None:
         exchange.admitted = True
+        if exchange.door.public:
+            self._outside[exchange.connection] = vault.key
         self._log(exchange, "admitted")
 
     async def _failed(self, exchange: Exchange, error: UndercroftError) -> web.StreamResponse:
@@ -248,6 +272,12 @@ def _rule(vault: VaultRecord | None) -> VaultRule | None:
     if vault is None:
         return None
     return VaultRule(vault.key, vault.vault_id, region(vault.region).geo_code, vault.public_access)
+
+
+def _closed(connection: DatabaseConnection, keys: frozenset[str]) -> frozenset[str]:
+    """Those of the vaults that let nobody in by the public side (any more)."""
+    found = ((key, vaults.get(connection, key)) for key in keys)
+    return frozenset(key for key, vault in found if vault is None or not vault.public_access)
 
 
 def _read_caller(connection: DatabaseConnection, claims: Claims) -> _Known:

@@ -271,11 +271,18 @@ class BackupService:
 
     async def commit(self, visit: Visit) -> web.StreamResponse:
         container = visit.registered()
-        wanted = messages.decode(await visit.exchange.read(_COMMIT), messages.Commit)
-        backup = await self._database.read(
-            partial(backups.get, container_id=container.id, backup_id=visit.parameters["id"])
-        )
-        done = await self._sessions.commit(visit.vault, container, backup, wanted)
+        known = partial(backups.get, container_id=container.id, backup_id=visit.parameters["id"])
+        await self._database.read(known)  # before the body is read: it may be large
+        async with self._sessions.committing(container.id):
+            wanted = messages.decode(await visit.exchange.read(_COMMIT), messages.Commit)
+
+            def now(connection: Connection) -> tuple[backups.Backup, Container]:  # reading took its time
+                found = containers.find(connection, container.id)
+                containers.require_registered(found or container)
+                return known(connection), found or container
+
+            backup, container = await self._database.read(now)
+            done = await self._sessions.commit(visit.vault, container, backup, wanted)
         return _json(messages.Committed(done.recovery_point_id, done.time))
 
     async def fail(self, visit: Visit) -> web.StreamResponse:
@@ -306,6 +313,7 @@ class BackupService:
             waiting = jobs.waiting_restore(connection, container.id, point.id)
             if waiting is not None:
                 return waiting.id
+            jobs.end_oldest_restores(connection, container.id, now)
             item = items.find(connection, container.id, point.item.name)
             return jobs.start(
                 connection,

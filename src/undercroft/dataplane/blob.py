@@ -418,6 +418,12 @@ def _block_list(body: bytes) -> list[str]:
             # Committed ones belong to a blob that is there already, and that is never rewritten.
             raise InvalidInput(f"A block list of a new blob has no <{each.tag[:40]}>.", code="InvalidBlockList")
         found.append(_block_id((each.text or "").strip()))
+    if len(set(found)) < len(found):
+        # Azure takes such lists. Here one small request would make a large block fill the disk.
+        raise InvalidInput(
+            "The specified block list is invalid: it names a block more than once; this service takes each once.",
+            code="InvalidBlockList",
+        )
     return found
 
 

@@ -39,12 +39,12 @@ T = TypeVar("T")
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Short = Annotated[str, msgspec.Meta(max_length=256)]
-Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+Id = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
 
-_HEX = "[0-9a-f]{32}"
-PackName = Annotated[str, msgspec.Meta(pattern=f"^packs/{_HEX}$")]
-IndexName = Annotated[str, msgspec.Meta(pattern=f"^indexes/{_HEX}$")]
-ManifestName = Annotated[str, msgspec.Meta(pattern=f"^manifests/{_HEX}$")]
+_HEX = "[0-9a-f]{32}"  # patterns end in \Z: a line end may stand behind what $ matches
+PackName = Annotated[str, msgspec.Meta(pattern=rf"^packs/{_HEX}\Z")]
+IndexName = Annotated[str, msgspec.Meta(pattern=rf"^indexes/{_HEX}\Z")]
+ManifestName = Annotated[str, msgspec.Meta(pattern=rf"^manifests/{_HEX}\Z")]
 
 
 class _In(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -186,7 +186,7 @@ class RestoreSession(_Out, frozen=True):
 
 
 class CompleteRestore(_In, frozen=True):
-    status: Annotated[str, msgspec.Meta(pattern="^(Completed|CompletedWithWarnings|Failed)$")]
+    status: Annotated[str, msgspec.Meta(pattern=r"^(Completed|CompletedWithWarnings|Failed)\Z")]
     files: Count
     bytes: Count
     message: Annotated[str, msgspec.Meta(max_length=8192)] = ""

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from functools import partial
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -68,6 +69,8 @@ class Sessions:
         self._settings = settings
         self._clock = clock
         self._keeping = asyncio.Lock()
+        self._committing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One per container while somebody holds or awaits it."""
         self._digests: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     @property
@@ -122,6 +125,13 @@ class Sessions:
             while len(self._digests) > _REMEMBERED:
                 self._digests.popitem(last=False)
         return known
+
+    def committing(self, container_id: str) -> asyncio.Lock:
+        """Held while a commit is read and made: they are large, and a host that sends many at once waits for itself."""
+        lock = self._committing.get(container_id)
+        if lock is None:
+            self._committing[container_id] = lock = asyncio.Lock()
+        return lock
 
     # --- commit --------------------------------------------------------------------------------------------------
 

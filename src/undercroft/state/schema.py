@@ -319,6 +319,7 @@ jobs = Table(
     Column("door", String),
     Column("details", Text, nullable=False, default="{}", doc="JSON: bytes read, sent, stored; files"),
     Index("jobs_by_vault", "vault_key", "started"),
+    Index("jobs_by_container", "container_id", "status"),
 )
 
 recovery_points = Table(

@@ -64,6 +64,7 @@ class FilesystemStore:
     def __init__(self, root: Path, *, threads: int = 4) -> None:
         self._root = root
         self._pool = ThreadPoolExecutor(threads, "store")
+        self._composer = ThreadPoolExecutor(1, "store-compose")  # copying for minutes must keep no other call waiting
         self._made: set[Path] = set()
         self._incoming = root / _INCOMING
         try:
@@ -106,7 +107,8 @@ class FilesystemStore:
     async def compose(self, name: str, parts: tuple[str, ...], *, replace: bool = False) -> ObjectInfo:
         path = self._path(name)
         sources = [self._path(part) for part in parts]
-        work = self._submit(self._compose, path, name, sources, parts, replace)
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._composer, self._compose, path, name, sources, parts, replace)
         return await asyncio.shield(work)
 
     async def info(self, name: str) -> ObjectInfo:
@@ -137,7 +139,8 @@ class FilesystemStore:
         await self._run(self._delete, self._path(name))
 
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+        for pool in (self._composer, self._pool):
+            await asyncio.get_running_loop().run_in_executor(None, pool.shutdown)
 
     # --- in a thread ---------------------------------------------------------------------------------------------
 

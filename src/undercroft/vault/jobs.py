@@ -16,10 +16,24 @@ from undercroft.clock import timestamp
 from undercroft.errors import Conflict
 from undercroft.state import schema
 
-__all__ = ["FINAL", "IN_PROGRESS", "Details", "Job", "find", "finish", "note", "start", "waiting_restore"]
+__all__ = [
+    "FINAL",
+    "IN_PROGRESS",
+    "OPEN_RESTORES",
+    "Details",
+    "Job",
+    "end_oldest_restores",
+    "find",
+    "finish",
+    "note",
+    "start",
+    "waiting_restore",
+]
 
 IN_PROGRESS = "InProgress"
 FINAL = frozenset({"Completed", "CompletedWithWarnings", "Failed", "Cancelled"})
+OPEN_RESTORES = 32
+"""Of one container at a time."""
 OPERATIONS = frozenset({"Register", "Backup", "Restore"})
 
 
@@ -98,6 +112,17 @@ def waiting_restore(connection: Connection, container_id: str, recovery_point_id
         if job is not None and not job.details.granted and job.details.recovery_point_id == recovery_point_id:
             return job
     return None
+
+
+def end_oldest_restores(connection: Connection, container_id: str, now: datetime) -> None:
+    """Before another is begun: of those that nobody ended (killed agents), the newest ones stay open."""
+    table = schema.jobs
+    running = select(table.c.id).where(
+        table.c.container_id == container_id, table.c.status == IN_PROGRESS, table.c.operation == "Restore"
+    )
+    newest_first = running.order_by(table.c.started.desc(), table.c.id)
+    for job_id in connection.execute(newest_first.offset(OPEN_RESTORES - 1)).scalars().all():
+        finish(connection, job_id, "Failed", now, code="UserErrorRestoreExpired", message="Nobody ended it.")
 
 
 def note(connection: Connection, job_id: str, details: Details) -> None:

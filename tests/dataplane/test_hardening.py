@@ -1,0 +1,133 @@
+"""What a hostile or clumsy client may send, and what it must not cost the others."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from pathlib import Path
+
+import pytest
+
+from tests.dataplane.plane import PUBLIC, Plane, object_name
+from undercroft.vault import jobs
+
+
+async def raw(plane: Plane, host: str, request: bytes) -> bytes:
+    """The answer to bytes that no client library would send."""
+    context = plane.client_tls
+    address = plane.private[host]
+    reader, writer = await asyncio.open_connection(address, plane.port, ssl=context, server_hostname=host)
+    try:
+        writer.write(request)
+        await writer.drain()
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("header", [b"x-ms-client-request-id", b"x-ms-version"])
+async def test_what_is_echoed_may_be_no_text(plane: Plane, header: bytes) -> None:
+    agent = await plane.registered()
+    session = await agent.begin()
+    grant = session["grant"]
+    path = f"/{grant['container']}/{object_name('packs')}?{grant['sas']}"
+    request = (
+        f"GET {path} HTTP/1.1\r\nHost: {grant['blobHost']}\r\nConnection: close\r\n".encode()
+        + header
+        + b": \xff\xfe\r\n\r\n"
+    )
+    answer = await raw(plane, grant["blobHost"], request)
+    assert answer.startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 400 ")), answer[:200]
+
+
+async def test_a_status_with_a_line_end_is_refused(plane: Plane) -> None:
+    agent = await plane.registered()
+    point = (await agent.back_up())["recoveryPointId"]
+    restore = (await agent.call("POST", "rec2", "/v1/restores", {"recoveryPointId": point})).json["restoreId"]
+    body = {"status": "Completed\n", "files": 1, "bytes": 1}
+    answer = await agent.call("POST", "rec2", f"/v1/restores/{restore}/complete", body)
+    assert (answer.status, answer.code) == (400, "InvalidParameter")
+
+
+async def test_one_block_cannot_be_multiplied(plane: Plane) -> None:
+    """A list that names a block ten thousand times would fill the disk with one small request."""
+    agent = await plane.registered()
+    session = await agent.begin()
+    grant, name = session["grant"], object_name("packs")
+    path = f"/{grant['container']}/{name}?{grant['sas']}"
+    block = base64.b64encode(b"b1").decode()
+    sent = await plane.ask("PUT", grant["blobHost"], f"{path}&comp=block&blockid={block}", body=b"x" * 1000)
+    assert sent.status == 201
+    blocks = f"<BlockList>{f'<Latest>{block}</Latest>' * 10_000}</BlockList>".encode()
+    answer = await plane.ask("PUT", grant["blobHost"], f"{path}&comp=blocklist", body=blocks)
+    assert (answer.status, answer.code) == (400, "InvalidBlockList")
+
+
+async def test_a_commit_of_no_backup_is_refused_before_its_body(plane: Plane) -> None:
+    agent = await plane.registered()
+    request = (
+        f"POST /v1/backups/11111111-1111-1111-1111-111111111111/commit HTTP/1.1\r\nHost: {agent.host('prot1')}\r\n"
+        f"Authorization: Bearer {agent.token}\r\nContent-Length: {60 << 20}\r\nExpect: 100-continue\r\n\r\n"
+    ).encode()
+    answer = await raw(plane, agent.host("prot1"), request)
+    assert answer.startswith(b"HTTP/1.1 404 "), answer[:200]
+
+
+async def test_a_host_waits_for_its_own_commits_only(plane: Plane) -> None:
+    """A commit may be large; a host that sends many at once must not fill the service's memory, nor hold up others."""
+    agent, other = await plane.registered(), await plane.registered(machine="web02")
+    session = await agent.begin()
+    host = agent.host("prot1")
+    head = (
+        f"POST /v1/backups/{session['backupId']}/commit HTTP/1.1\r\nHost: {host}\r\n"
+        f"Authorization: Bearer {agent.token}\r\nContent-Length: {60 << 20}\r\n\r\n"
+    ).encode()
+    _, writer = await asyncio.open_connection(
+        plane.private[host], plane.port, ssl=plane.client_tls, server_hostname=host
+    )
+    writer.write(head + b" " * 1000)
+    await writer.drain()
+    await asyncio.sleep(0.3)
+    assert (await other.back_up())["recoveryPointId"]
+    second = asyncio.create_task(agent.back_up("/home"))
+    done, _ = await asyncio.wait({second}, timeout=1.5)
+    assert not done
+    writer.transport.abort()
+    assert (await asyncio.wait_for(second, 10))["recoveryPointId"]
+
+
+async def test_restores_that_nobody_ends_are_limited(plane: Plane) -> None:
+    agent = await plane.registered()
+    point = (await agent.back_up())["recoveryPointId"]
+    opened: list[str] = []
+    for _ in range(jobs.OPEN_RESTORES):
+        begun = await agent.call("POST", "rec2", "/v1/restores", {"recoveryPointId": point})
+        assert (begun.status, begun.json["grant"] is not None) == (200, True)
+        opened.append(begun.json["restoreId"])
+    again = await agent.call("POST", "rec2", "/v1/restores", {"recoveryPointId": point})
+    assert again.status == 200, "a host whose agent was killed often must be able to restore"
+    states = [(await agent.call("POST", "rec2", f"/v1/restores/{each}/renew")).status for each in opened]
+    assert states == [409] + [200] * (jobs.OPEN_RESTORES - 1)
+
+
+async def test_public_access_that_is_disabled_cuts_what_streams(tmp_path: Path) -> None:
+    async with Plane(tmp_path) as plane:
+        agent = await plane.registered()
+        session = await agent.begin()
+        grant, name = session["grant"], object_name("packs")
+        host = grant["blobHost"]
+        head = (
+            f"PUT /{grant['container']}/{name}?{grant['sas']} HTTP/1.1\r\nHost: {host}\r\n"
+            "x-ms-blob-type: BlockBlob\r\nContent-Length: 100000\r\n\r\n"
+        ).encode()
+        reader, writer = await asyncio.open_connection(
+            PUBLIC["blob"], plane.port, ssl=plane.client_tls, server_hostname=host
+        )
+        writer.write(head + b"x" * 50_000)
+        await writer.drain()
+        await asyncio.sleep(0.3)
+        plane.set_public_access(agent.vault, False)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(reader.readexactly(1), 5)
+        writer.transport.abort()
+        assert not [each async for each in plane.bytes.list(f"eastus/blobs/{grant['account']}/")]
