@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -14,23 +16,34 @@ from undercroft.names import NameSuffixes
 __all__ = ["Home", "Settings"]
 
 
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``docs/settings.md`` says the same for users; a test compares the two."""
+
     suffixes: NameSuffixes = NameSuffixes()
     public_range: str = "203.0.113.0/24"
     """The addresses that stand for the public side in every VNet (DESIGN section 7; TEST-NET-3, RFC 5737)."""
-    vault_credentials_hours: int = 48
-    access_token_minutes: int = 60
-    grant_minutes: int = 60
-    account_limit_bytes: int = 4 * 2**40
+    vault_credentials_hours: Positive = 48
+    access_token_minutes: Positive = 60
+    grant_minutes: Positive = 60
+    account_limit_bytes: Positive = 4 * 2**40
     """A protection account takes new containers up to this many stored bytes."""
-    record_ttl: int = 10
+    record_ttl: Positive = 10
     forward_dns_to: tuple[str, ...] = ()
     """Upstream resolvers for names outside the deployment; none by default, so such names answer NXDOMAIN."""
     login_reachable: bool = True
     """Whether login and management answer on the public side of VNets (the article's access to Microsoft Entra ID)."""
     public_fallback: bool = True
-    require_vault_identity: bool = False
-    reconcile_seconds: int = 30
+    reconcile_seconds: Positive = 30
+
+    def __post_init__(self) -> None:
+        try:
+            if IPv4Network(self.public_range).num_addresses < 32:
+                raise ValueError(f"{self.public_range} has fewer than 32 addresses")
+        except ValueError as error:
+            raise ValueError(f"public_range: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import asyncio
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Node:
         self._deployment = deployments.ensure(self.database, home, clock)
         self._authority = CertificateAuthority(home, settings.suffixes, clock)
         self._context = self._authority.server_context()
-        tokens = Tokens(home, self._deployment.tenant_id, clock)
+        tokens = Tokens(home, self._deployment.tenant_id, clock, timedelta(minutes=settings.access_token_minutes))
         audiences = Audiences.of(settings.suffixes)
         rights = Authorization(self.database, clock)
         self._store = FilesystemStore(home.store)

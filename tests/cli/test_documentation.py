@@ -1,0 +1,116 @@
+"""``docs/cli.md`` has every command and flag, ``docs/settings.md`` every setting, as they really are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from cyclopts import App
+
+from tests.checkout import CHECKOUT
+from undercroft.cli.main import application
+from undercroft.config import Home, Settings
+from undercroft.errors import InvalidInput
+from undercroft.names import NameSuffixes
+
+COMMANDS = (CHECKOUT / "docs" / "cli.md").read_text("utf-8")
+SETTINGS = (CHECKOUT / "docs" / "settings.md").read_text("utf-8")
+
+
+def commands(app: App, chain: tuple[str, ...] = ()) -> Iterator[tuple[str, App]]:
+    for name in app:
+        if name.startswith("-"):
+            continue
+        part = app[name]
+        if any(not inner.startswith("-") for inner in part):
+            yield from commands(part, (*chain, name))
+        else:
+            yield " ".join((*chain, name)), part
+
+
+def flags(command: App) -> set[str]:
+    """Options that can only be given by name, and are shown in the help."""
+    return {
+        name
+        for argument in command.assemble_argument_collection()
+        if argument.show and argument.field_info.is_keyword_only
+        for name in argument.names
+        if name.startswith("-")
+    }
+
+
+EVERY = dict(commands(application()))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_command_is_documented_with_an_example(name: str) -> None:
+    row = next((line for line in COMMANDS.splitlines() if line.startswith(f"| `{name}` |")), None)
+    assert row is not None, f"docs/cli.md has no row for '{name}'"
+    assert f"undercroft {name}" in row
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_flags_of_a_command_are_documented(name: str) -> None:
+    missing = {flag for flag in flags(EVERY[name]) if not re.search(rf"(?<![\w-]){flag}(?![\w-])", COMMANDS)}
+    assert not missing
+
+
+def test_the_documented_commands_and_flags_exist() -> None:
+    rows = re.findall(r"^\| `([a-z][a-z -]*)` \| `(.*?)`", COMMANDS, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(EVERY)
+    for name, example in rows:
+        own = example[example.rindex(f"undercroft {name}") :].split(" -- ")[0]
+        used = set(re.findall(r"(?<!\S)--?[a-z][\w-]*", own))
+        assert used <= flags(EVERY[name]), f"{name}: {used - flags(EVERY[name])}"
+
+
+def test_every_flag_that_takes_part_in_help_says_what_it_is() -> None:
+    """At least the ones whose name does not say it."""
+    for name, command in EVERY.items():
+        assert (command.help or "").strip(), name
+
+
+@pytest.mark.parametrize(("kind", "struct"), [("Settings", Settings), ("suffixes", NameSuffixes)])
+def test_every_setting_is_documented_with_its_default(kind: str, struct: type[msgspec.Struct]) -> None:
+    for field in msgspec.structs.fields(struct):
+        if field.name == "suffixes":
+            assert "[suffixes]" in SETTINGS
+            continue
+        value = msgspec.json.encode(field.default).decode()
+        assert f"| `{field.name}` | `{value}` |" in SETTINGS, f"{kind}: {field.name} = {value}"
+
+
+def test_every_setting_has_an_effect() -> None:
+    sources = [path.read_text("utf-8") for path in (CHECKOUT / "src").rglob("*.py") if path.name != "config.py"]
+    for field in msgspec.structs.fields(Settings):
+        assert any(f"settings.{field.name}" in text for text in sources), field.name
+
+
+def test_the_sample_is_read(tmp_path: Path) -> None:
+    sample = re.search(r"```toml\n(.*?)```", SETTINGS, re.DOTALL)
+    assert sample is not None
+    (tmp_path / "undercroft.toml").write_text(sample[1], "utf-8")
+    assert Home(tmp_path).settings() != Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("vault_hours = 3", "vault_hours"),
+        ("record_ttl = 'ten'", "record_ttl"),
+        ("reconcile_seconds = 0", "reconcile_seconds"),
+        ("public_range = '203.0.113.7/24'", "public_range"),
+        ("public_range = '203.0.113.0/30'", "public_range"),
+        ("[suffixes]\nbackups = 'x'", "backups"),
+        ("record_ttl = \n", "line 1"),
+    ],
+)
+def test_a_wrong_setting_is_named(text: str, named: str, tmp_path: Path) -> None:
+    (tmp_path / "undercroft.toml").write_text(text, "utf-8")
+    with pytest.raises(InvalidInput, match=named) as caught:
+        Home(tmp_path).settings()
+    assert "undercroft.toml" in caught.value.message
+    assert "docs/settings.md" in caught.value.message
