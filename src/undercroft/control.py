@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 
 from undercroft import errors
 from undercroft.errors import InvalidInput, LocalProblem, NotFound, Unavailable, UndercroftError
 
 __all__ = ["ControlServer", "Request", "ask"]
 
+_log = structlog.get_logger(__name__)
 _LIMIT = 1 << 20
 _KINDS: dict[str, type[UndercroftError]] = {name: getattr(errors, name) for name in errors.__all__}
 
@@ -77,7 +79,12 @@ class ControlServer:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(listener)
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:  # no descriptors, or the peer went: neither is for good
+                _log.warning("control connection not accepted", error=str(error))
+                await asyncio.sleep(0.1)
+                continue
             self._spawn(self._serve(connection))
 
     async def _serve(self, connection: socket.socket) -> None:
@@ -113,6 +120,12 @@ class ControlServer:
         except UndercroftError as error:
             kind = type(error).__name__
             return msgspec.json.encode({"error": {"kind": kind, "code": error.code, "message": error.message}})
+        except Exception as error:  # the outermost layer here: the client must not take it for the node's end
+            _log.error("control request failed", exc_info=error)
+            message = "The node failed on this request; its log says why."
+            return msgspec.json.encode(
+                {"error": {"kind": "UndercroftError", "code": "InternalError", "message": message}}
+            )
 
 
 def ask(path: Path, request: Request, descriptors: tuple[int, ...] = ()) -> Any:

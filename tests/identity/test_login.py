@@ -18,6 +18,9 @@ from joserfc.jwk import ECKey, RSAKey
 from tests.arm.control_plane import API, Answer, ControlPlane, control_plane
 from undercroft.clock import ManualClock
 from undercroft.identity import principals
+from undercroft.identity.audiences import Audiences
+from undercroft.identity.client_assertions import ASSERTIONS_EACH, Assertions
+from undercroft.identity.login_errors import LoginRefused
 from undercroft.identity.principals import Principal
 from undercroft.names import NameSuffixes
 
@@ -269,3 +272,17 @@ async def test_a_flood_of_logins_is_told_to_come_again(plane: ControlPlane) -> N
     answers = await asyncio.gather(*(plane.log_in(plane.deployment.client_id, "wrong") for _ in range(90)))
     assert {answer.status for answer in answers} == {401, 429}
     assert (await plane.log_in(plane.deployment.client_id, plane.deployment.client_secret)).status == 200
+
+
+async def test_one_host_that_logs_in_without_end_stops_nobody_else(holder: Holder) -> None:
+    """It has a good key; what is remembered of its assertions must not crowd out the others'."""
+    plane = holder.plane
+    rules = Assertions(Audiences.of(NameSuffixes()), plane.deployment.tenant_id, plane.clock)
+    for _ in range(ASSERTIONS_EACH):
+        rules.verify(holder.sign(), holder.principal)
+    with pytest.raises(LoginRefused) as refused:
+        rules.verify(holder.sign(), holder.principal)
+    assert refused.value.http_status == 429
+    other = Holder(plane)
+    await other.enroll(kind="Container", audience=VAULT, vault_key="/the/vault")
+    rules.verify(other.sign(), other.principal)

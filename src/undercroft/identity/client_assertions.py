@@ -24,13 +24,15 @@ from undercroft.identity.audiences import Audiences
 from undercroft.identity.login_errors import LoginRefused
 from undercroft.identity.principals import Principal
 
-__all__ = ["ASSERTION_TYPE", "Assertions", "token_paths", "unverified_client"]
+__all__ = ["ASSERTIONS_EACH", "ASSERTION_TYPE", "Assertions", "token_paths", "unverified_client"]
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _LONGEST_LIFE = timedelta(minutes=10)
 _SKEW = timedelta(minutes=5)
 _LONGEST = 16 * 1024
-_REMEMBERED = 100_000
+ASSERTIONS_EACH = 1000
+"""Of one principal, within their ten minutes: a client asks for a token once an hour."""
+_CLIENTS = 10_000
 
 
 class _Payload(msgspec.Struct, frozen=True):
@@ -77,7 +79,8 @@ class Assertions:
         self._audiences = audiences
         self._paths = token_paths(tenant)
         self._clock = clock
-        self._used: dict[tuple[str, str], float] = {}
+        self._used: dict[str, dict[str, float]] = {}
+        """By client: the ids, and when they end."""
 
     def verify(self, assertion: str, principal: Principal) -> None:
         """``LoginRefused`` says which rule the assertion breaks."""
@@ -133,16 +136,22 @@ class Assertions:
 
     def _use_once(self, principal: Principal, payload: _Payload) -> None:
         now = self._clock.now().timestamp()
-        if len(self._used) >= _REMEMBERED:
-            self._used = {used: expires for used, expires in self._used.items() if expires > now}
-            if len(self._used) >= _REMEMBERED:
-                raise LoginRefused(429, "temporarily_unavailable", 90033, "Too many logins; try again in a minute.")
         if not payload.jti or len(payload.jti) > 200:
             raise _bad(50027, "The client assertion's 'jti' must have 1 to 200 characters.")
-        mark = (principal.client_id, payload.jti)
-        if self._used.get(mark, 0) > now:
+        if len(self._used) >= _CLIENTS:
+            self._used = {
+                client: used for client, used in self._used.items() if any(end > now for end in used.values())
+            }
+        used = self._used.setdefault(principal.client_id, {})
+        if len(used) >= ASSERTIONS_EACH:
+            used = self._used[principal.client_id] = {each: end for each, end in used.items() if end > now}
+        if used.get(payload.jti, 0) > now:
             raise _bad(700027, "The client assertion was used before; sign a new one with a 'jti' of its own.")
-        self._used[mark] = payload.exp
+        if len(used) >= ASSERTIONS_EACH:
+            raise LoginRefused(
+                429, "temporarily_unavailable", 90033, "Too many logins of this client; try again in some minutes."
+            )
+        used[payload.jti] = payload.exp
 
 
 def _key(pem: str) -> tuple[ECKey | RSAKey, str]:
