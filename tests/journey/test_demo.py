@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,14 @@ import pytest
 from tests.deployment import REPOSITORY, drivers
 
 pytestmark = [pytest.mark.rootless, pytest.mark.slow]
+
+
+def keeps_attributes(folder: Path) -> bool:
+    try:
+        os.setxattr(folder, "user.undercroft.trial", b"")
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("driver", drivers())
@@ -35,5 +44,13 @@ def test_the_whole_journey(driver: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Fabric: {driver}." in done.stdout
     assert "no process, namespace or mount is left" in done.stdout
+    assert "✘" not in done.stdout
+    compared = [line for line in done.stdout.splitlines() if "are the same, byte for byte" in line]
+    assert len(compared) == 2, "after the backups, and again after the rebuild"
+    for line in compared:
+        assert "2 hard links" in line
+        assert "1 sparse" in line
+        assert re.search(r"[1-9]\d* xattrs", line) or not keeps_attributes(tmp_path)
+        assert line.endswith(", owners") == (driver == "netns")
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in source.iterdir()), "PATH is only read"
     assert not list(tmp_path.glob("undercroft-demo-*"))
