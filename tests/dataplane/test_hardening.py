@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.dataplane.plane import PUBLIC, Plane, object_name
+from tests.dataplane.plane import PUBLIC, SUFFIXES, Plane, object_name
+from undercroft.dataplane.listener import Limits
 from undercroft.vault import jobs
 
 
@@ -131,3 +132,19 @@ async def test_public_access_that_is_disabled_cuts_what_streams(tmp_path: Path) 
             await asyncio.wait_for(reader.readexactly(1), 5)
         writer.transport.abort()
         assert not [each async for each in plane.bytes.list(f"eastus/blobs/{grant['account']}/")]
+
+
+async def test_who_asks_on_and_takes_no_answer_is_cut(tmp_path: Path) -> None:
+    """Without a token: refusals are answers, too, and such connections would fill the door for ever."""
+    async with Plane(tmp_path, limits=Limits(stall=1.0)) as plane:
+        host = SUFFIXES.backup_member(plane.vault.vault_id, "id1", "eus")
+        _, writer = await asyncio.open_connection(
+            plane.private[host], plane.port, ssl=plane.client_tls, server_hostname=host, limit=1024
+        )
+        writer.write(f"GET /v1/container HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() * 50_000)
+        for _ in range(150):
+            await asyncio.sleep(0.1)
+            if not plane.plane.doors.total():
+                break
+        assert plane.plane.doors.total() == 0
+        writer.transport.abort()

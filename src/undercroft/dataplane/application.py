@@ -108,7 +108,7 @@ class Application:
                     connection.door, connection.server_name, request.headers.get("Host"), self._hosts
                 )
                 if service in ("login", "management"):
-                    return await self._pass_on(exchange)
+                    return await exchange.finish(await self._pass_on(exchange))
                 response = await (self._serve_backup if service == "backup" else self._serve_storage)(exchange)
                 if not await exchange.drain(REFUSED_BODY):  # a body that the call had no use for
                     response.force_close()
@@ -122,9 +122,10 @@ class Application:
                 response = await self._failed(exchange, _unexpected(error))
             finally:
                 self._outside.pop(connection, None)
-            if not response.prepared:
-                exchange.decorate(response)
-            return response
+            if response.prepared:
+                return response
+            exchange.decorate(response)
+            return await exchange.finish(response)
 
     async def watch_public_side(self) -> None:
         """Until cancelled: cut calls by the public side whose vault has refused it since they were admitted."""

@@ -138,6 +138,19 @@ class Exchange:
         await response.prepare(self.request)
         self.sending = response
 
+    async def finish(self, response: web.StreamResponse) -> web.StreamResponse:
+        """Send an answer that is whole. Left to aiohttp, it would wait for ever when the peer asks on and takes nothing."""
+        if not response.prepared:
+            try:
+                with self.waiting():
+                    await response.prepare(self.request)
+                    await response.write_eof()
+                    await self.request.writer.drain()
+            except ConnectionError:  # nobody is left to be told
+                if self.request.transport is not None:
+                    self.request.transport.abort()
+        return response
+
     async def send(self, response: web.StreamResponse, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
         """Stream an answer whose Content-Length is set. A failure after the headers can only be shown by cutting."""
         await self.start(response)
