@@ -19,7 +19,7 @@ from undercroft.clock import SystemClock
 from undercroft.config import Home, Settings
 from undercroft.dataplane.server import DataPlane
 from undercroft.dns.server import NameServer
-from undercroft.errors import Unavailable
+from undercroft.errors import LocalProblem, Unavailable
 from undercroft.fabric.reconnecting import ReconnectingFabric
 from undercroft.fabric.specification import Capabilities, Drift, Execution, Fabric, NetworkSpecification, Transport
 from undercroft.identity import deployment
@@ -99,6 +99,9 @@ class FailingFabric:
         self._inner = inner
         self.countdown = 0
         self.hit = False
+        self.impossible: str | None = None
+        """A network that cannot be built."""
+        self.applied = 0
 
     def _pass(self) -> None:
         self.countdown -= 1
@@ -112,6 +115,9 @@ class FailingFabric:
 
     async def apply(self, network: NetworkSpecification) -> tuple[Drift, ...]:
         self._pass()
+        self.applied += 1
+        if network.id == self.impossible:
+            raise LocalProblem("The kernel does not keep what it is told.")
         return await self._inner.apply(network)
 
     async def remove(self, network: str) -> None:

@@ -274,3 +274,20 @@ async def test_sockets_do_not_outlive_their_network(world: Node) -> None:
     assert await world.provisioner.settle([network])
     assert await world.fabric.networks() == frozenset()
     assert world.data.doors.lookup(network, IPv4Address("203.0.113.10")) is None
+
+
+async def test_one_network_that_cannot_be_built_does_not_keep_the_others_busy(world: Node) -> None:
+    good = world.state(lambda connection: state_world.network(connection, "good"))
+    bad = world.state(lambda connection: state_world.network(connection, "bad"))
+    world.fabric.impossible = bad
+    await world.provisioner.start()
+    assert good in await world.fabric.networks()
+    before = world.fabric.applied
+    await asyncio.sleep(8)
+    assert world.fabric.applied - before <= 6, "two networks, tried again after 2 and 4 seconds"
+    world.fabric.impossible = None
+
+    async def built() -> bool:
+        return bad in await world.fabric.networks()
+
+    await until(built, 20)

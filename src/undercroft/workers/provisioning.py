@@ -326,6 +326,7 @@ class Provisioner:
         loop = asyncio.get_running_loop()
         due = loop.time() + self._settings.reconcile_seconds
         quiet = False
+        pause = _WATCH_SECONDS
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             try:
@@ -334,10 +335,16 @@ class Provisioner:
                     self._lost = False
                     await self.converge_all()
                     due = loop.time() + self._settings.reconcile_seconds
+                    pause = _WATCH_SECONDS
                 quiet = False
-            except Exception as error:  # the outermost layer of this plane: the next round tries again
+            except Unavailable as error:  # the fabric is away; it may be back any moment
                 self._lost = True
-                unexpected = not isinstance(error, UndercroftError)
                 if not quiet:
-                    _log.warning("world not reconciled", error=str(error), exc_info=unexpected)
+                    _log.warning("world not reconciled", error=error.message)
                 quiet = True
+            except Exception as error:  # the outermost layer of this plane: the next round tries again
+                # A network that cannot be built must not have all the others looked at every second.
+                pause = min(pause * 2, max(_WATCH_SECONDS, self._settings.reconcile_seconds))
+                due = loop.time() + pause
+                unexpected = not isinstance(error, UndercroftError)
+                _log.warning("world not reconciled", error=str(error), exc_info=unexpected, again_in=pause)
