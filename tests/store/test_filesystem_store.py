@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from undercroft.errors import Conflict, LocalProblem, StorageFull
+from undercroft.store import filesystem
 from undercroft.store.filesystem import FilesystemStore
 
 
@@ -123,3 +124,35 @@ def test_a_limit_of_the_process_is_a_full_disk_too(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
     )
     assert done.returncode == 0, done.stderr
+
+
+async def test_an_object_whose_folder_could_not_be_synced_is_not_there(tmp_path: Path) -> None:
+    """Otherwise the client, told of a failure, sends it again, hears that it is there, and relies on what is not durable."""
+    store = FilesystemStore(tmp_path)
+    await store.put("a/first", pieces(b"1"))
+    real, failing = filesystem._sync_folder, True
+
+    def sync(folder: Path) -> None:
+        if failing and folder.name == "a":
+            raise OSError(errno.EIO, "Input/output error")
+        real(folder)
+
+    filesystem._sync_folder = sync
+    try:
+        with pytest.raises(OSError):
+            await store.put("a/b", pieces(b"2"))
+        assert files(tmp_path) == ["a/first"]
+        failing = False
+        await store.put("a/b", pieces(b"2"))
+    finally:
+        filesystem._sync_folder = real
+    await store.close()
+
+
+async def test_a_folder_is_not_replaced_by_an_object(tmp_path: Path) -> None:
+    store = FilesystemStore(tmp_path)
+    await store.put("a/b/c", pieces(b"1"))
+    with pytest.raises(Conflict):
+        await store.put("a/b", pieces(b"2"), replace=True)
+    assert files(tmp_path) == ["a/b/c"]
+    await store.close()

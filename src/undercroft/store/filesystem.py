@@ -155,7 +155,10 @@ class FilesystemStore:
             os.fdatasync(incoming.descriptor)
             self._make_folder(path.parent)
             if replace:
-                incoming.path.rename(path)
+                try:
+                    incoming.path.rename(path)
+                except IsADirectoryError as error:
+                    raise Conflict(f"The name '{name}' is taken by a folder.", target=name) from error
             else:
                 try:
                     os.link(incoming.path, path)
@@ -163,7 +166,12 @@ class FilesystemStore:
                     raise Conflict(
                         f"The object '{name}' already exists.", code="ObjectAlreadyExists", target=name
                     ) from error
-            _sync_folder(path.parent)
+            try:
+                _sync_folder(path.parent)
+            except OSError:
+                if not replace:  # who sends it again must not hear that it is there
+                    path.unlink(missing_ok=True)
+                raise
         found = os.fstat(incoming.descriptor)
         incoming.discard()
         return _info(name, found)
