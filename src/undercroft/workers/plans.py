@@ -25,7 +25,17 @@ from undercroft.vnet.allocations import Allocation
 from undercroft.vnet.doors import Door
 from undercroft.vnet.endpoints import EndpointRecord
 
-__all__ = ["EndpointPlan", "NetworkPlan", "advance", "announce", "public_names", "read", "retreat_and_grow", "seeing", "view"]
+__all__ = [
+    "EndpointPlan",
+    "NetworkPlan",
+    "advance",
+    "announce",
+    "public_names",
+    "read",
+    "retreat_and_grow",
+    "seeing",
+    "view",
+]
 
 _log = structlog.get_logger(__name__)
 
