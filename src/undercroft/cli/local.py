@@ -159,7 +159,7 @@ def status(
     *, home: HomeOption, as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False
 ) -> int:
     """Exit 0 and say what runs, or exit 3."""
-    from undercroft.control import Request, ask
+    from undercroft.control.client import Request, ask
 
     place = home_of(home)
     try:
@@ -180,7 +180,7 @@ def status(
 
 def reconcile(*, home: HomeOption) -> int:
     """Compare every network with what it should be, mend it now, and say what was different."""
-    from undercroft.control import Request, ask
+    from undercroft.control.client import Request, ask
 
     answer = ask(home_of(home).control_socket, Request("reconcile"))
     for drift in answer["drift"]:
@@ -224,13 +224,30 @@ def probe(
 
 
 def _probe_lines(description: dict[str, Any]) -> list[str]:
-    lines = []
-    for name, value in description.items():
-        if isinstance(value, dict):
-            lines += [f"missing: {key}: {why}" for key, why in value.items()]
-        else:
-            lines.append(f"{name}: {'yes' if value is True else 'no' if value is False else value}")
+    """What the driver can do first, each shortcoming with its reason; then the drivers that are not possible, and why."""
+    missing: dict[str, str] = dict(description["missing"])
+    lines = [f"driver: {description['driver']}"]
+    if description["simulation"]:
+        lines.append("*** a SIMULATION: no network is built, nothing is isolated, and no command runs in a VM ***")
+    for name, meaning in _ABILITIES.items():
+        reason = "" if description["simulation"] else missing.get(name, "")
+        able = "yes" if description[name] else "no "
+        lines.append(f"  {able}  {meaning}" + (f": {reason}" if reason else ""))
+    refused = [why for name, why in missing.items() if name.startswith("driver ")]
+    if refused:
+        lines += ["Not possible here:", *(f"  {why}" for why in refused)]
     return lines
+
+
+_ABILITIES = {
+    "isolation": "networks are apart from each other and from this machine",
+    "overlapping networks": "networks may have the same address range",
+    "privileged ports": "ports below 1024",
+    "execute": "commands in VMs (vm exec)",
+    "foreign owners": "owners of files are kept, whoever they are",
+    "security groups": "security groups",
+}
+"""What ``fabric probe`` says of each ability, in this order."""
 
 
 def mount(app: App) -> None:

@@ -129,7 +129,7 @@ def endpoint_create(
     vnet_name
         Name of a virtual network in the same resource group, or its full id.
     group_id
-        Target subresource: AzureBackup or AzureBackup_secondary.
+        Target subresource: AzureBackup (AzureBackup_secondary is known and not built yet).
     manual_request
         Ask the vault's owner for approval even if you could approve it yourself.
     integrate_dns

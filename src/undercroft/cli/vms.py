@@ -73,7 +73,7 @@ def exec_(
 
     The command gets this process's environment, folder, streams; its exit status is ours.
     """
-    from undercroft.control import Request, ask
+    from undercroft.control.client import Request, ask
 
     vm = f"{group}/{name}" if group else name
     request = Request(

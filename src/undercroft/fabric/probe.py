@@ -171,7 +171,7 @@ def choose_driver(driver: str = "auto") -> Choice:
         )
     finding = try_driver(driver)
     if not finding.works:
-        raise LocalProblem(f"The {finding}", code="DriverNotPossible")
+        raise LocalProblem(f"The driver {finding}", code="DriverNotPossible")
     return Choice(driver, (finding,))
 
 
