@@ -148,3 +148,49 @@ async def test_who_asks_on_and_takes_no_answer_is_cut(tmp_path: Path) -> None:
                 break
         assert plane.plane.doors.total() == 0
         writer.transport.abort()
+
+
+async def test_one_host_does_not_take_every_place_of_a_door(tmp_path: Path) -> None:
+    async with Plane(tmp_path, limits=Limits(connections_per_peer=3)) as plane:
+        host = SUFFIXES.backup_member(plane.vault.vault_id, "fc1", "eus")
+
+        async def connect(source: str) -> asyncio.StreamWriter:
+            opened = await asyncio.open_connection(
+                plane.private[host], plane.port, ssl=plane.client_tls, server_hostname=host, local_addr=(source, 0)
+            )
+            return opened[1]
+
+        writers = [await connect("127.0.0.1") for _ in range(3)]
+        with pytest.raises(OSError):
+            await connect("127.0.0.1")
+        writers.append(await connect("127.0.0.2"))
+        writers.pop(0).close()
+        await asyncio.sleep(0.2)
+        writers.append(await connect("127.0.0.1"))
+        for writer in writers:
+            writer.close()
+
+
+async def test_block_lists_of_a_container_are_read_one_after_the_other(plane: Plane) -> None:
+    agent = await plane.registered()
+    grant = (await agent.begin())["grant"]
+    path = f"/{grant['container']}/{{}}?{grant['sas']}&comp=blocklist"
+    head = (
+        f"PUT {path.format(object_name('packs'))} HTTP/1.1\r\nHost: {grant['blobHost']}\r\n"
+        f"Content-Length: {8 << 20}\r\n\r\n"
+    ).encode()
+    _, writer = await asyncio.open_connection(
+        plane.private[grant["blobHost"]], plane.port, ssl=plane.client_tls, server_hostname=grant["blobHost"]
+    )
+    writer.write(head + b" " * 1000)
+    await asyncio.sleep(0.3)
+    block = base64.b64encode(b"b1").decode()
+    name = object_name("packs")
+    url = f"/{grant['container']}/{name}?{grant['sas']}&comp=block&blockid={block}"
+    assert (await plane.ask("PUT", grant["blobHost"], url, body=b"x")).status == 201
+    blocks = f"<BlockList><Latest>{block}</Latest></BlockList>".encode()
+    second = asyncio.create_task(plane.ask("PUT", grant["blobHost"], path.format(name), body=blocks))
+    done, _ = await asyncio.wait({second}, timeout=1)
+    assert not done
+    writer.transport.abort()
+    assert (await asyncio.wait_for(second, 10)).status == 201

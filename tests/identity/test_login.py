@@ -286,3 +286,9 @@ async def test_one_host_that_logs_in_without_end_stops_nobody_else(holder: Holde
     other = Holder(plane)
     await other.enroll(kind="Container", audience=VAULT, vault_key="/the/vault")
     rules.verify(other.sign(), other.principal)
+
+
+async def test_a_form_is_small(plane: ControlPlane) -> None:
+    """Nobody is known yet: what is read into memory of anybody must be little."""
+    answer = await plane.log_in(plane.deployment.client_id, "x" * 300_000)
+    assert answer.status == 413, answer.text

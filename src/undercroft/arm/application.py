@@ -45,6 +45,8 @@ __all__ = ["Application", "Exchange"]
 
 _log = structlog.get_logger("undercroft.arm")
 _LARGEST_BODY = 4 * 2**20
+_LARGEST_PAGE = 2**17
+"""Of login, metadata and Graph: it is read before anybody is known."""
 _LONGEST_TARGET = 8 * 1024
 _BODY_SECONDS = 30.0
 _CALLS_PER_PRINCIPAL = 64
@@ -133,7 +135,7 @@ class Application:
                 request.method,
                 exchange.segments,
                 exchange.query,
-                await _body(request),
+                await _body(request, _LARGEST_PAGE),
                 request.headers.get("Content-Type", ""),
                 request.headers.get("Authorization"),
                 exchange.base_url,
@@ -299,15 +301,15 @@ class Application:
         return url if self._audiences.path_of(url) is not None else self.base_url
 
 
-async def _body(request: web.BaseRequest) -> bytes:
+async def _body(request: web.BaseRequest, largest: int = _LARGEST_BODY) -> bytes:
     chunks: list[bytes] = []
     received = 0
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             async for chunk in request.content.iter_any():
                 received += len(chunk)
-                if received > _LARGEST_BODY:
-                    raise TooLarge(f"The request body is larger than {_LARGEST_BODY} bytes.")
+                if received > largest:
+                    raise TooLarge(f"The request body is larger than {largest} bytes.")
                 chunks.append(chunk)
     except TimeoutError as error:
         raise TooSlow(f"The request body did not arrive within {_BODY_SECONDS:.0f} seconds.") from error

@@ -190,9 +190,10 @@ class Application:
         container, blob = _resource(request)
         token = sas.parse(query)
         exchange.principal = f"Sas:{name}/{container}"
-        account, known = await self._database.read(partial(_read_account, name=name))
-        if account is None or known is None:
+        found = await self._database.read(partial(_read_account, name=name, container=container))
+        if found is None:
             raise sas.unknown_account()
+        account, known = found
         sas.verify(token, account.name, account.signing_key, container, blob, self._clock.now())
         admission.enter(exchange.door, exchange.host, known.caller, _rule(known.vault), ("Sas",))
         assert known.vault is not None
@@ -204,10 +205,7 @@ class Application:
                 f"The operation '{operation_name(request.method, query.get('comp', ''), False)}' of the "
                 "account is not implemented by this service."
             )
-        owner = await self._database.read(
-            partial(containers.find_by_blob_container, vault_key=account.vault_key, blob_container=container)
-        )
-        if owner is None:
+        if known.container is None:
             raise NotFound(f"The container '{container}' does not exist.", code="ContainerNotFound")
         target = Target(known.vault.region, account.name, account.purpose, container, blob)
         return await self._blob.serve(exchange, target, token, query)
@@ -291,12 +289,14 @@ def _read_caller(connection: DatabaseConnection, claims: Claims) -> _Known:
     return _Known(caller, vault, container)
 
 
-def _read_account(connection: DatabaseConnection, name: str) -> tuple[Account | None, _Known | None]:
+def _read_account(connection: DatabaseConnection, name: str, container: str) -> tuple[Account, _Known] | None:
+    """All that a storage call needs, by one visit to the database; ``container`` is the blob container of the path."""
     account = accounts.find(connection, name)
     if account is None:
-        return None, None
+        return None
     caller = Caller("Sas", name, account.vault_key)
-    return account, _Known(caller, vaults.get(connection, account.vault_key))
+    owner = containers.find_by_blob_container(connection, account.vault_key, container) if container else None
+    return account, _Known(caller, vaults.get(connection, account.vault_key), owner)
 
 
 def _is_soap(request: web.BaseRequest) -> bool:

@@ -14,6 +14,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 from xml.sax.saxutils import escape
 
 from aiohttp import web
@@ -125,6 +126,8 @@ def operation_name(method: str, comp: str, blob: bool) -> str:
 class BlobService:
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._listing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One per container while somebody sends a block list: a list is large in memory, and a host waits for itself."""
 
     async def serve(self, exchange: Exchange, target: Target, sas: Sas, query: Mapping[str, str]) -> web.StreamResponse:
         """The SAS is verified; what it permits is compared here, with the operation."""
@@ -188,19 +191,24 @@ class BlobService:
             )
         expected = wire.body_md5(exchange.request.headers)
         await self._refuse_taken(target)
+        lock = self._listing.setdefault(target.folder, asyncio.Lock())
+        async with lock:
+            info = await self._compose(exchange, target, expected)
+        async for staged in self._store.list(target.staged):
+            await self._store.delete(staged.name)
+        return _created(info)
+
+    async def _compose(self, exchange: Exchange, target: Target, expected: tuple[bytes, ...]) -> ObjectInfo:
         body = await exchange.read(_BLOCK_LIST)
         _compare_md5(hashlib.md5(body).digest(), expected)
         parts = tuple(target.staged + each for each in _block_list(body))
         try:
-            info = await self._store.compose(target.object, parts)
+            return await self._store.compose(target.object, parts)
         except NotFound as error:
             raise InvalidInput(
                 "The specified block list is invalid: it names a block that was not sent, or not lately. Send it again.",
                 code="InvalidBlockList",
             ) from error
-        async for staged in self._store.list(target.staged):
-            await self._store.delete(staged.name)
-        return _created(info)
 
     async def _put(self, name: str, exchange: Exchange, *, replace: bool = False) -> ObjectInfo:
         expected = wire.body_md5(exchange.request.headers)

@@ -11,6 +11,7 @@ import errno
 import socket
 import ssl
 import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from ipaddress import IPv4Address
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from aiohttp.web_protocol import RequestHandler
 from undercroft.clock import Clock
 from undercroft.dataplane.doors import Doors
 from undercroft.dataplane.exchange import Connection
+from undercroft.vnet.doors import Door
 
 __all__ = ["Limits", "Listener"]
 
@@ -47,6 +49,8 @@ class Limits(msgspec.Struct, frozen=True):
     header: int = 8190
     headers: int = 64
     connections_per_door: int = 256
+    connections_per_peer: int = 64
+    """Of one host at one door, so that it leaves room for the others."""
     read_buffer: int = 1 << 18
 
 
@@ -112,6 +116,7 @@ class Listener:
         self._loops: dict[str, tuple[socket.socket, asyncio.Task[None]]] = {}
         self._handshakes: set[asyncio.Task[None]] = set()
         self._connections: set[Connection] = set()
+        self._peers: Counter[tuple[Door, str]] = Counter()
         self._server_names: WeakKeyDictionary[object, str | None] = WeakKeyDictionary()
         self._server = _Server(serve, limits, self._leave, self._server_names)
         self._inner_sni = context.sni_callback
@@ -192,6 +197,10 @@ class Listener:
             log.warning("connection reset", reason="too many connections", door=door.path, fqdn=door.fqdn, peer=peer)
             _reset(accepted)
             return
+        if self._peers[door, peer] >= self._limits.connections_per_peer:
+            log.warning("connection reset", reason="too many of one host", door=door.path, fqdn=door.fqdn, peer=peer)
+            _reset(accepted)
+            return
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(door, peer)
@@ -206,6 +215,7 @@ class Listener:
 
         connection.cut = cut
         self._connections.add(connection)
+        self._peers[door, peer] += 1
         self._doors.enter(door, connection, cut)
 
     async def _open(self, accepted: socket.socket, connection: Connection) -> None:
@@ -229,7 +239,12 @@ class Listener:
         accepted.close()
 
     def _leave(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.discard(connection)
+            of_peer = connection.door, connection.peer
+            self._peers[of_peer] -= 1
+            if not self._peers[of_peer]:
+                del self._peers[of_peer]
         self._doors.leave(connection.door, connection)
 
     def _remember_name(self, tls: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
