@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.dataplane.plane import PUBLIC, SUFFIXES, Plane, object_name
+from undercroft.clock import ManualClock, SystemClock
 from undercroft.dataplane.listener import Limits
 from undercroft.vault import jobs
 
@@ -194,3 +198,23 @@ async def test_block_lists_of_a_container_are_read_one_after_the_other(plane: Pl
     assert not done
     writer.transport.abort()
     assert (await asyncio.wait_for(second, 10)).status == 201
+
+
+async def test_a_backup_whose_agent_never_came_back_does_not_run_for_ever(tmp_path: Path) -> None:
+    clock = ManualClock(SystemClock().now())
+    async with Plane(tmp_path, clock=clock) as plane:
+        agent = await plane.registered()
+        lost, kept = await agent.begin("/srv"), await agent.begin("/home")
+        sessions = plane.plane._application.sessions
+
+        def status(session: Mapping[str, Any]) -> tuple[str, str | None]:
+            found = plane.database.transact(lambda connection: jobs.find(connection, session["jobId"]))
+            assert found is not None
+            return found.status, found.error_code
+
+        clock.advance(timedelta(minutes=45))
+        assert (await agent.call("POST", "prot1", f"/v1/backups/{kept['backupId']}/renew")).status == 200
+        clock.advance(timedelta(minutes=30))
+        assert await sessions.expire_overdue() == 1
+        assert status(lost) == ("Failed", "UserErrorBackupExpired")
+        assert status(kept) == ("InProgress", None)

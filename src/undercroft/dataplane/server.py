@@ -41,11 +41,14 @@ class DataPlane:
         self.doors = Doors()
         self._application = Application(database, store, tokens, settings, clock, keep_vault, front)
         self._listener = Listener(context, self.doors, self._application.handle, clock, limits or Limits())
-        self._watcher: asyncio.Task[None] | None = None
+        self._watchers: list[asyncio.Task[None]] = []
 
     async def start(self) -> int:
         """Before serving: make visible what a crash left committed and unindexed. Returns how many points."""
-        self._watcher = asyncio.create_task(self._application.watch_public_side(), name="public side")
+        self._watchers = [
+            asyncio.create_task(self._application.watch_public_side(), name="public side"),
+            asyncio.create_task(self._application.sessions.watch(), name="overdue backups"),
+        ]
         return await self._application.sessions.finish_interrupted()
 
     async def serve(self, network: str, sock: socket.socket) -> None:
@@ -58,8 +61,8 @@ class DataPlane:
         await self._listener.stop(network)
 
     async def close(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
-            self._watcher = None
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        self._watchers = []
         await self._listener.close()

@@ -42,6 +42,8 @@ KeepVault = Callable[[str], Awaitable[None]]
 _LIST_ABOVE = 256
 _AT_ONCE = 16
 _REMEMBERED = 50_000
+_OVERDUE = timedelta(minutes=10)
+"""After the end of its lease; until then its agent may still commit what it has begun to commit."""
 _OVERLAP = timedelta(minutes=5)
 """A grant starts a little before now, for clients' proxies and for the whole seconds of a SAS."""
 
@@ -198,6 +200,38 @@ class Sessions:
             if vault is not None:
                 finished += await self.finish(vault, backup)
         return finished
+
+    async def expire_overdue(self) -> int:
+        """Backups whose agent never came back: their jobs must not look as if they ran. Returns how many."""
+        limit = timestamp(self._clock.now() - _OVERDUE)
+        expired = 0
+        for backup in await self._database.read(backups.open_backups):
+            if backup.lease_until > limit or self.committing(backup.container_id).locked():
+                continue
+            vault = await self._database.read(partial(vaults.get, key=backup.vault_key))
+            if vault is None or await self.finish(vault, backup):
+                continue
+
+            def work(connection: Connection, backup: Backup = backup) -> bool:
+                now = backups.get(connection, backup.container_id, backup.id)
+                if now.status != backups.OPEN or now.lease_until > limit:
+                    return False
+                backups.expire(
+                    connection, now, self._clock.now(), "Its lease ran out: the agent ended or lost its way."
+                )
+                return True
+
+            expired += await self._database.write(work)
+        return expired
+
+    async def watch(self) -> None:
+        """Until cancelled: ``expire_overdue`` now and then."""
+        while True:
+            await asyncio.sleep(_OVERDUE.total_seconds())
+            try:
+                await self.expire_overdue()
+            except Exception as error:  # the next round tries again
+                log.error("overdue backups not expired", error=str(error))
 
     async def finish(self, vault: VaultRecord, backup: Backup) -> bool:
         """Make the backup's point visible if its commit object is there. A damaged one must keep nobody from going on."""
