@@ -36,6 +36,9 @@ class Follower:
     away: bool = False
     """Whether the world does not follow: the fabric is being restarted."""
 
+    def require_networks(self) -> None:
+        """It can."""
+
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
         if self.away:
             return False

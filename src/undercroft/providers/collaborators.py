@@ -39,6 +39,9 @@ B = TypeVar("B")
 class World(Protocol):
     """What makes the world match the state (``workers.provisioning.Provisioner``)."""
 
+    def require_networks(self) -> None:
+        """Raises ``CapabilityMissing`` where networks cannot be built at all (the loopback simulation)."""
+
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
         """Whether it does, for these networks, within ``timeout`` seconds."""
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, select
 from undercroft.clock import Clock
 from undercroft.config import Settings
 from undercroft.dns.views import NetworkView, PublicNames
-from undercroft.errors import InvalidInput, Unavailable, UndercroftError
+from undercroft.errors import CapabilityMissing, InvalidInput, Unavailable, UndercroftError
 from undercroft.fabric.specification import WIRE_ADDRESS, Drift, Fabric, NetworkSpecification, Transport
 from undercroft.state.database import Database
 from undercroft.state.schema import resources
@@ -123,6 +123,16 @@ class Provisioner:
                 await self._watcher
         if self._settling:
             await asyncio.wait(self._settling, timeout=5)
+
+    def require_networks(self) -> None:
+        """Raises ``CapabilityMissing`` where networks cannot be built at all: better refused than never finished."""
+        try:
+            found = self._fabric.capabilities
+        except Unavailable:
+            return  # it is being restarted, as what it was
+        if not found.isolation:
+            reason = dict(found.missing).get("networks", f"the driver {found.driver} builds none")
+            raise CapabilityMissing(f"There are no virtual networks here: {reason}.")
 
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
         """Whether the world matches the state of these networks within ``timeout`` seconds. If not, the tasks that the

@@ -125,6 +125,7 @@ def remove(
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def put(call: Call) -> Reply:
+        parts.world.require_networks()
         body = parse(call.body, NetworkBody)
         _refuse_unknown(body)
         location = region(body.location).name
