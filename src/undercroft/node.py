@@ -27,10 +27,11 @@ from undercroft.arm.listener import Listener
 from undercroft.arm.routes import resource_types
 from undercroft.clock import Clock, SystemClock
 from undercroft.config import Home, Settings
-from undercroft.control import ControlServer, Request
+from undercroft.control.client import Request
+from undercroft.control.server import ControlServer
 from undercroft.dataplane.server import DataPlane
 from undercroft.dns.server import NameServer
-from undercroft.errors import CapabilityMissing, InvalidInput, NotFound, UndercroftError
+from undercroft.errors import CapabilityMissing, InvalidInput, NotFound, Unavailable, UndercroftError
 from undercroft.fabric.reconnecting import ReconnectingFabric
 from undercroft.fabric.specification import Execution
 from undercroft.identity import deployment as deployments
@@ -288,12 +289,17 @@ async def rebuild_from_store(home: Home) -> rebuild.Report:
         database.close()
 
 
-async def _run(home: Home, port: int, ready: int | None) -> None:
+async def _run(home: Home, port: int, ready: int | None, go: int | None) -> None:
     loop = asyncio.get_running_loop()
     node = Node(home, home.settings(), SystemClock())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.finished.set)
     try:
+        if go is not None:  # nothing is served yet, so nothing is kept waiting
+            said = os.read(go, 1)
+            os.close(go)
+            if not said:
+                raise Unavailable("The fabric process did not start.")
         await node.start(port)
         if ready is not None:
             os.write(ready, b"1")
@@ -308,6 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--port", type=int, default=8443)
     parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--go-fd", type=int, help="a byte is read from it before the fabric is asked for anything")
     chosen = parser.parse_args(arguments)
     structlog.configure(
         processors=[
@@ -320,7 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
     try:
-        asyncio.run(_run(Home(chosen.home), chosen.port, chosen.ready_fd))
+        asyncio.run(_run(Home(chosen.home), chosen.port, chosen.ready_fd, chosen.go_fd))
     except UndercroftError as error:
         print(f"node: {error.message}", file=sys.stderr)
         return error.exit_status

@@ -13,6 +13,7 @@ be *started* again (a full disk, the other one just dying) is tried again with g
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -52,6 +53,17 @@ class _Child:
     process: subprocess.Popen[bytes] | None
 
 
+@dataclass
+class _Launched:
+    """A process that was started and has not said yet that it is ready."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    ready: int
+    log: Path
+    log_start: int
+
+
 class Supervisor:
     """One per home. ``start`` returns when the node is ready; ``wait`` until it should end; ``stop`` ends everything."""
 
@@ -71,8 +83,11 @@ class Supervisor:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()
         try:
-            self._fabric = self._adopt_fabric() or self._start_fabric()
-            self._node = self._start_node()
+            self._fabric = self._adopt_fabric()
+            if self._fabric is None:
+                self._start_both()
+            else:
+                self._node = self._start_node()
         except BaseException:
             self.stop()
             raise
@@ -118,44 +133,94 @@ class Supervisor:
 
     # --- children ----------------------------------------------------------------------------------------------------
 
-    def _start_fabric(self) -> _Child:
-        arguments = ["-m", "undercroft.fabric", "--socket", str(self._home.fabric_socket)]
-        arguments += ["--vms", str(self._home.vms), "--driver", self._driver]
-        return self._spawn("fabric", arguments, prepare=None)
-
-    def _start_node(self) -> _Child:
-        arguments = ["-m", "undercroft.node", "--home", str(self._home.root), "--port", str(self._port)]
-        parent = os.getpid()
-        return self._spawn("node", arguments, prepare=lambda: _give_up_privilege(parent))
-
-    def _spawn(self, name: str, arguments: list[str], prepare: Callable[[], None] | None) -> _Child:
-        log_path = self._home.logs / f"{name}.log"
+    def _start_both(self) -> None:
+        """At once: what the node imports takes longer than all that the fabric does. It goes on when the fabric is ready."""
+        fabric = self._launch_fabric()
         reader, writer = os.pipe()
-        with log_path.open("ab") as log:
-            start = log.tell()
-            process = subprocess.Popen(
-                [sys.executable, "-P", *arguments, "--ready-fd", str(writer)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(writer,),
-                start_new_session=True,
-                preexec_fn=prepare,
-            )
-        os.close(writer)
         try:
-            stop = () if self._stop is None else (self._stop,)
-            woken, _, _ = select.select([reader, *stop], [], [], _READY_SECONDS)
-            ready = reader in woken
-            said = os.read(reader, 1) if ready else b""
+            node = self._launch_node("--go-fd", str(reader), pass_fds=(reader,))
+        except BaseException:
+            os.close(writer)
+            fabric.process.kill()
+            fabric.process.wait()
+            os.close(fabric.ready)
+            raise
         finally:
             os.close(reader)
+        try:
+            self._fabric = self._await(fabric)
+            with contextlib.suppress(BrokenPipeError):  # a node that has ended already is asked for its words below
+                os.write(writer, b"1")
+        except BaseException:
+            node.process.kill()
+            node.process.wait()
+            os.close(node.ready)
+            raise
+        finally:
+            os.close(writer)
+        self._node = self._await(node)
+
+    def _start_fabric(self) -> _Child:
+        return self._await(self._launch_fabric())
+
+    def _start_node(self) -> _Child:
+        return self._await(self._launch_node())
+
+    def _launch_fabric(self) -> _Launched:
+        arguments = ["-m", "undercroft.fabric", "--socket", str(self._home.fabric_socket)]
+        arguments += ["--vms", str(self._home.vms), "--driver", self._driver]
+        return self._launch("fabric", arguments)
+
+    def _launch_node(self, *more: str, pass_fds: tuple[int, ...] = ()) -> _Launched:
+        arguments = ["-m", "undercroft.node", "--home", str(self._home.root), "--port", str(self._port), *more]
+        parent = os.getpid()
+        return self._launch("node", arguments, pass_fds, lambda: _give_up_privilege(parent))
+
+    def _launch(
+        self,
+        name: str,
+        arguments: list[str],
+        pass_fds: tuple[int, ...] = (),
+        prepare: Callable[[], None] | None = None,
+    ) -> _Launched:
+        log_path = self._home.logs / f"{name}.log"
+        reader, writer = os.pipe()
+        try:
+            with log_path.open("ab") as log:
+                start = log.tell()
+                process = subprocess.Popen(
+                    [sys.executable, "-P", *arguments, "--ready-fd", str(writer)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(writer, *pass_fds),
+                    start_new_session=True,
+                    preexec_fn=prepare,
+                )
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        return _Launched(name, process, reader, log_path, start)
+
+    def _await(self, launched: _Launched) -> _Child:
+        name, process = launched.name, launched.process
+        try:
+            stop = () if self._stop is None else (self._stop,)
+            woken, _, _ = select.select([launched.ready, *stop], [], [], _READY_SECONDS)
+            ready = launched.ready in woken
+            said = os.read(launched.ready, 1) if ready else b""
+        finally:
+            os.close(launched.ready)
         if said:
             return _Child(name, process.pid, os.pidfd_open(process.pid), process)
         if process.poll() is None and not ready:
             process.kill()
         process.wait()
-        raise LocalProblem(_last_words(name, log_path, start, timed_out=not woken), code="ProcessDidNotStart")
+        raise LocalProblem(
+            _last_words(name, launched.log, launched.log_start, timed_out=not woken), code="ProcessDidNotStart"
+        )
 
     def _adopt_fabric(self) -> _Child | None:
         """A fabric that outlived its supervisor, if its socket answers and it runs the driver we want."""

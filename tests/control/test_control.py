@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from undercroft.control import ControlServer, Request, ask
+from undercroft.control.client import Request, ask
+from undercroft.control.server import ControlServer
 from undercroft.errors import UndercroftError
 
 

@@ -54,28 +54,9 @@ def up(
         raise InvalidInput(f"--port {port}: a port is a number from 0 (any free one) to 65535.", target="--port")
     if detach:
         return _detached(place, port, driver)
-    from undercroft.fabric.probe import choose_driver
-    from undercroft.supervisor import Supervisor
+    from undercroft.cli.up import serve
 
-    place.settings()  # a wrong setting is told here, before any process starts
-    place.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    chosen = choose_driver(driver)
-    supervisor = Supervisor(place, port, chosen.driver)
-    stop_reader, stop_writer = os.pipe()
-    os.set_blocking(stop_writer, False)
-    signal.set_wakeup_fd(stop_writer)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
-    supervisor.start()
-    try:
-        _greet(place)
-        if ready_fd is not None:
-            os.write(ready_fd, b"1")
-            os.close(ready_fd)
-        supervisor.wait(stop_reader)
-    finally:
-        supervisor.stop()
-    return 0
+    return serve(place, port, driver, ready_fd)
 
 
 def _detached(home: Home, port: int, driver: str) -> int:
@@ -84,9 +65,9 @@ def _detached(home: Home, port: int, driver: str) -> int:
     reader, writer = os.pipe()
     log_path = home.logs / "up.log"
     with log_path.open("wb") as log:
-        arguments = ["up", "--home", str(home.root), "--port", str(port), "--driver", driver, "--ready-fd", str(writer)]
+        arguments = ["--home", str(home.root), "--port", str(port), "--driver", driver, "--ready-fd", str(writer)]
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "undercroft.cli", *arguments],
+            [sys.executable, "-P", "-m", "undercroft.cli.up", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -103,23 +84,6 @@ def _detached(home: Home, port: int, driver: str) -> int:
     status = process.wait()
     print(said or f"undercroft: it ended with status {status}; see {log_path}", file=sys.stderr)
     return status or 1
-
-
-def _greet(home: Home) -> None:
-    connection = json.loads(home.connection_file.read_text("utf-8"))
-    arm = connection["resourceManager"]
-    print(f"Undercroft is ready: {arm} (fabric: {connection['fabric']})")
-    if connection["fabric"] == "loopback":
-        print("*** SIMULATION: this kernel forbids network namespaces; nothing here is a private network. ***")
-        print("*** Run 'undercroft fabric probe' to see why, and what to change.                      ***")
-    print("To use the Azure CLI with it:")
-    print(f"  export REQUESTS_CA_BUNDLE={connection['caBundle']} AZURE_CORE_INSTANCE_DISCOVERY=false")
-    print(f"  az cloud register -n Undercroft --endpoint-resource-manager {arm} && az cloud set -n Undercroft")
-    print(
-        f"  az login --service-principal -u {connection['clientId']} --tenant {connection['tenantId']} "
-        f'-p "$(python3 -c \'import json; print(json.load(open("{home.connection_file}"))["clientSecret"])\')"',
-        flush=True,
-    )
 
 
 def down(*, home: HomeOption) -> int:

@@ -1,9 +1,4 @@
-"""The control socket, ``DIR/run/control.sock``: what is local to a node and no business of ARM (DESIGN section 3).
-
-One JSON object a line, one request a connection: ``{"verb": …}`` in, ``{"ok": …}`` or ``{"error": …}`` out. ``execute`` carries the
-client's three standard streams as descriptors with the request; hanging up kills the command. The socket's mode (0600 in a
-0700 folder) and the peer's user id are the access control.
-"""
+"""The node's end of the control socket."""
 
 from __future__ import annotations
 
@@ -18,25 +13,13 @@ from typing import Any
 import msgspec
 import structlog
 
-from undercroft import errors
-from undercroft.errors import InvalidInput, LocalProblem, NotFound, Unavailable, UndercroftError
+from undercroft.control.client import Request, short
+from undercroft.errors import InvalidInput, UndercroftError
 
-__all__ = ["ControlServer", "Request", "ask"]
+__all__ = ["ControlServer"]
 
 _log = structlog.get_logger(__name__)
 _LIMIT = 1 << 20
-_KINDS: dict[str, type[UndercroftError]] = {name: getattr(errors, name) for name in errors.__all__}
-
-
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """``verb``: status, stop, reconcile, probe or execute; the rest is for execute."""
-
-    verb: str
-    vm: str | None = None
-    arguments: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-    directory: str = "/"
-
 
 Handler = Callable[[Request, tuple[int, ...]], Awaitable[Any]]
 
@@ -55,7 +38,7 @@ class ControlServer:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         old = os.umask(0o177)
         try:
-            listener.bind(_short(self._path))
+            listener.bind(short(self._path))
         finally:
             os.umask(old)
         listener.listen(16)
@@ -126,48 +109,6 @@ class ControlServer:
             return msgspec.json.encode(
                 {"error": {"kind": "UndercroftError", "code": "InternalError", "message": message}}
             )
-
-
-def ask(path: Path, request: Request, descriptors: tuple[int, ...] = ()) -> Any:
-    """One request over the control socket of a running node; its answer, or the error it answered with.
-
-    Raises ``Unavailable`` (code ``NotRunning``, exit status 3 is the caller's choice) when no node listens there.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        try:
-            connection.connect(_short(path))
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise NotFound(
-                f"Undercroft does not run for {path.parent.parent}. Start it with 'undercroft up'.", code="NotRunning"
-            ) from error
-        except PermissionError as error:
-            raise LocalProblem(f"No right to use {path}: it belongs to another user.", code="NotYours") from error
-        text = msgspec.json.encode(request) + b"\n"
-        if descriptors:
-            socket.send_fds(connection, [text[:1]], list(descriptors))
-            text = text[1:]
-        connection.sendall(text)
-        received = b""
-        while not received.endswith(b"\n"):
-            piece = connection.recv(65536)
-            if not piece:
-                raise Unavailable("The node ended while it was working on this.", code="NodeEnded")
-            received += piece
-    answer = msgspec.json.decode(received)
-    if "error" in answer:
-        raise _KINDS.get(answer["error"]["kind"], UndercroftError)(
-            answer["error"]["message"], code=answer["error"]["code"]
-        )
-    return answer.get("ok")
-
-
-def _short(path: Path) -> str:
-    """Unix socket names end at 107 bytes (unix(7)); a longer path is reached through a descriptor of its folder."""
-    text = str(path)
-    if len(text.encode()) < 108:
-        return text
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return f"/proc/self/fd/{folder}/{path.name}"
 
 
 async def _receive(connection: socket.socket) -> tuple[bytes, tuple[int, ...]]:
