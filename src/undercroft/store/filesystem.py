@@ -115,16 +115,14 @@ class FilesystemStore:
         return await self._run(_stat, self._path(name), name)
 
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        descriptor = await self._run(_open_object, self._path(name), name)
+        descriptor, piece = await self._run(_open_and_read, self._path(name), name, offset, length)
         try:
             left = length
-            while left is None or left > 0:
-                piece = await self._run(os.pread, descriptor, PIECE if left is None else min(PIECE, left), offset)
-                if not piece:
-                    return
+            while piece:
                 offset += len(piece)
                 left = None if left is None else left - len(piece)
                 yield piece
+                piece = b"" if left == 0 else await self._run(os.pread, descriptor, _next(left), offset)
         finally:
             os.close(descriptor)
 
@@ -316,6 +314,20 @@ def _open_object(path: Path, name: str) -> int:
         os.close(descriptor)
         raise _missing(name)
     return descriptor
+
+
+def _open_and_read(path: Path, name: str, offset: int, length: int | None) -> tuple[int, bytes]:
+    """The descriptor and the first piece by one visit to a thread: most reads have no second one."""
+    descriptor = _open_object(path, name)
+    try:
+        return descriptor, os.pread(descriptor, _next(length), offset)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _next(left: int | None) -> int:
+    return PIECE if left is None else min(PIECE, left)
 
 
 def _sync_folder(folder: Path) -> None:
