@@ -22,6 +22,7 @@ class Az:
     """``az`` with a configuration of its own, pointed at one deployment."""
 
     def __init__(self, deployment: Deployment, folder: Path) -> None:
+        self.deployment = deployment
         self.connection = deployment.connection
         self.environment = {
             **os.environ,
@@ -150,6 +151,18 @@ def test_the_management_steps_of_the_article(az: Az) -> None:
     fqdns = {f"{record['name']}.{zones[0]}": record["aRecords"][0]["ipv4Address"] for record in records}
     assert fqdns == {config["fqdn"]: config["ipAddresses"][0] for config in endpoint["customDnsConfigs"]}
     assert [link["name"] for link in az(f"network private-dns link vnet list -g rg -z {zones[0]}")] == ["spoke"]
+
+    # Access control: a role given to another principal, seen, and taken away
+    other = az.deployment.run("principal", "create", "networker").json
+    scope = f"/subscriptions/{az.connection['subscriptionId']}/resourceGroups/rg"
+    az(
+        f"role assignment create --assignee-object-id {other['objectId']} --assignee-principal-type ServicePrincipal "
+        f"--role Reader --scope {scope}"
+    )
+    given = az(f"role assignment list --scope {scope} --assignee {other['clientId']}")
+    assert [(one["roleDefinitionName"], one["principalId"]) for one in given] == [("Reader", other["objectId"])]
+    az(f"role assignment delete --assignee {other['clientId']} --role Reader --scope {scope}")
+    assert az(f"role assignment list --scope {scope} --assignee {other['clientId']}") == []
 
     # Deleting private endpoints, and everything else
     az("network private-endpoint delete -g rg -n door")
