@@ -67,10 +67,15 @@ def test_the_documented_commands_and_flags_exist() -> None:
         assert used <= flags(EVERY[name]), f"{name}: {used - flags(EVERY[name])}"
 
 
-def test_every_flag_that_takes_part_in_help_says_what_it_is() -> None:
-    """At least the ones whose name does not say it."""
-    for name, command in EVERY.items():
-        assert (command.help or "").strip(), name
+@pytest.mark.parametrize("name", EVERY)
+def test_the_help_says_what_every_flag_is(name: str) -> None:
+    command = EVERY[name]
+    assert (command.help or "").strip()
+    described = getattr(command.default_command, "__doc__", "") or ""
+    for argument in command.assemble_argument_collection():
+        if argument.show and argument.field_info.is_keyword_only:
+            in_docstring = re.search(rf"^ +{argument.field_info.name}$", described, re.MULTILINE)
+            assert argument.parameter.help or in_docstring, argument.name
 
 
 @pytest.mark.parametrize(("kind", "struct"), [("Settings", Settings), ("suffixes", NameSuffixes)])

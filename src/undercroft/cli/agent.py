@@ -40,6 +40,7 @@ FallbackOption = Annotated[
         help="Use the vault's public name when the private one does not resolve or connect.",
     ),
 ]
+ItemOption = Annotated[str | None, Parameter(name="--item", help="Only points of this folder.")]
 PassphraseOption = Annotated[
     Path, Parameter(name="--passphrase-file", help="The passphrase is the first line of this file. Losing it is final.")
 ]
@@ -72,7 +73,7 @@ def register_(
 
 @app.command
 def backup(
-    path: Path,
+    path: Annotated[Path, Parameter(help="The folder to back up.")],
     *,
     passphrase_file: PassphraseOption,
     as_json: JsonOption = False,
@@ -106,7 +107,7 @@ def backup(
 
 
 @app.command
-def points(*, item: str | None = None, as_json: JsonOption = False, public_fallback: FallbackOption = True) -> int:
+def points(*, item: ItemOption = None, as_json: JsonOption = False, public_fallback: FallbackOption = True) -> int:
     """List this host's recovery points, newest first."""
     from undercroft.agent.points import list_points
     from undercroft.agent.progress import megabytes
@@ -131,7 +132,7 @@ def points(*, item: str | None = None, as_json: JsonOption = False, public_fallb
 
 @app.command
 def restore(
-    point: str,
+    point: Annotated[str, Parameter(help="Its id, the beginning of it, or 'latest'.")],
     *,
     to: Annotated[Path, Parameter(name="--to", help="A folder; it is made when it is not there.")],
     passphrase_file: PassphraseOption | None = None,
@@ -141,7 +142,7 @@ def restore(
     as_json: JsonOption = False,
     public_fallback: FallbackOption = True,
 ) -> int:
-    """Restore a recovery point (its id, the beginning of it, or 'latest') into a folder. Status 3: some files are damaged."""
+    """Restore a recovery point into a folder. Status 3: some files are damaged."""
     from undercroft.agent.restore import run_restore
     from undercroft.agent.sources.files_target import FilesTarget
 

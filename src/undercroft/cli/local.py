@@ -179,7 +179,13 @@ def rebuild(*, home: HomeOption) -> int:
 def probe(
     *, driver: str = "auto", as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False
 ) -> int:
-    """Try what this machine allows, and say what to change for more."""
+    """Try what this machine allows, and say what to change for more.
+
+    Parameters
+    ----------
+    driver
+        Try this one only: netns, rootless or loopback; auto tries them in this order.
+    """
     from undercroft.fabric.probe import choose_driver, describe
 
     chosen = choose_driver(driver)

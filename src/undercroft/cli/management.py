@@ -27,12 +27,35 @@ from undercroft.errors import (
 )
 from undercroft.names import ResourceId
 
-__all__ = ["API_VERSION", "Arm", "Connection", "GroupOption", "JsonOption", "LoginOption", "connect", "show", "table"]
+__all__ = [
+    "API_VERSION",
+    "Arm",
+    "Connection",
+    "GroupOption",
+    "JsonOption",
+    "LocationOption",
+    "LoginOption",
+    "NetworkOption",
+    "SubnetOption",
+    "VaultOption",
+    "connect",
+    "show",
+    "table",
+]
 
 API_VERSION = "2026-01-01"
 _PATIENCE = 300.0
 
 GroupOption = Annotated[str, Parameter(name=["--resource-group", "-g"], help="The resource group.")]
+LocationOption = Annotated[
+    str | None,
+    Parameter(name=["--location", "-l"], help="A region, such as westeurope; the group's if it is left out."),
+]
+VaultOption = Annotated[str, Parameter(name="--vault", help="Name of a vault in the resource group, or its full id.")]
+NetworkOption = Annotated[
+    str, Parameter(name="--vnet-name", help="Name of a virtual network in the resource group, or its full id.")
+]
+SubnetOption = Annotated[str, Parameter(name="--subnet", help="Name of a subnet of that network.")]
 JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON instead of a table.")]
 LoginOption = Annotated[
     Path | None,

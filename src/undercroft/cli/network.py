@@ -8,7 +8,19 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from undercroft.cli.local import HomeOption
-from undercroft.cli.management import Arm, GroupOption, JsonOption, LoginOption, connect, show, table
+from undercroft.cli.management import (
+    Arm,
+    GroupOption,
+    JsonOption,
+    LocationOption,
+    LoginOption,
+    NetworkOption,
+    SubnetOption,
+    VaultOption,
+    connect,
+    show,
+    table,
+)
 from undercroft.errors import InvalidInput, NotFound
 from undercroft.names import ResourceId
 
@@ -16,6 +28,9 @@ __all__ = ["mount"]
 
 NETWORK = "Microsoft.Network"
 VAULTS = ("Microsoft.RecoveryServices", "vaults")
+
+DescriptionOption = Annotated[str, Parameter(name="--description", help="Why; the other side can read it.")]
+GroupIdOption = Annotated[str, Parameter(name="--group-id", help="Target subresource.")]
 
 _group = App(name="group", help="Resource groups.")
 _vnet = App(name="vnet", help="Virtual networks and their subnets.")
@@ -31,7 +46,10 @@ def mount(app: App) -> None:
 
 @_group.command(name="create")
 def group_create(
-    name: str, *, location: Annotated[str, Parameter(name=["--location", "-l"])], home: HomeOption
+    name: str,
+    *,
+    location: Annotated[str, Parameter(name=["--location", "-l"], help="A region, such as westeurope.")],
+    home: HomeOption,
 ) -> None:
     """Create a resource group."""
     arm = connect(home)
@@ -63,7 +81,7 @@ def vnet_create(
     subnet_name: str | None = None,
     subnet_prefix: str | None = None,
     dns_servers: str | None = None,
-    location: str | None = None,
+    location: LocationOption = None,
 ) -> None:
     """Create a virtual network, with a subnet when it is named.
 
@@ -71,6 +89,8 @@ def vnet_create(
     ----------
     address_prefixes
         CIDR ranges, separated by commas.
+    subnet_name
+        Also create a subnet of this name.
     subnet_prefix
         Range of the subnet; the first address prefix's first /24 if it is left out.
     dns_servers
@@ -110,28 +130,26 @@ def endpoint_create(
     *,
     group: GroupOption,
     home: HomeOption,
-    vault: str,
-    vnet_name: str,
-    subnet: str,
+    vault: VaultOption,
+    vnet_name: NetworkOption,
+    subnet: SubnetOption,
     group_id: str = "AzureBackup",
     manual_request: Annotated[bool, Parameter(negative=())] = False,
     request_message: str | None = None,
     integrate_dns: Annotated[bool, Parameter(negative=())] = False,
-    location: str | None = None,
+    location: LocationOption = None,
     login: LoginOption = None,
 ) -> None:
     """Create a private endpoint to a vault.
 
     Parameters
     ----------
-    vault
-        Name of a vault in the same resource group, or its full id.
-    vnet_name
-        Name of a virtual network in the same resource group, or its full id.
     group_id
         Target subresource: AzureBackup (AzureBackup_secondary is known and not built yet).
     manual_request
         Ask the vault's owner for approval even if you could approve it yourself.
+    request_message
+        What the owner reads with a request.
     integrate_dns
         Also create the private DNS zones that are missing, link them to the network, and have the records written.
     """
@@ -201,7 +219,7 @@ def endpoint_delete(name: str, *, group: GroupOption, home: HomeOption, login: L
 
 
 @_connection.command(name="list")
-def connection_list(*, vault: str, group: GroupOption, home: HomeOption, as_json: JsonOption = False) -> None:
+def connection_list(*, vault: VaultOption, group: GroupOption, home: HomeOption, as_json: JsonOption = False) -> None:
     """List the connections of a vault."""
     arm = connect(home)
     connections = arm.list(_id_or_name(arm, vault, group, *VAULTS), "privateEndpointConnections")
@@ -217,10 +235,10 @@ def connection_list(*, vault: str, group: GroupOption, home: HomeOption, as_json
 def connection_approve(
     name: str,
     *,
-    vault: str,
+    vault: VaultOption,
     group: GroupOption,
     home: HomeOption,
-    description: str = "Approved",
+    description: DescriptionOption = "Approved",
     login: LoginOption = None,
 ) -> None:
     """Approve a pending connection. NAME is the connection's, or the endpoint's."""
@@ -231,10 +249,10 @@ def connection_approve(
 def connection_reject(
     name: str,
     *,
-    vault: str,
+    vault: VaultOption,
     group: GroupOption,
     home: HomeOption,
-    description: str = "Rejected",
+    description: DescriptionOption = "Rejected",
     login: LoginOption = None,
 ) -> None:
     """Reject a connection; it can never be approved again."""
@@ -242,14 +260,16 @@ def connection_reject(
 
 
 @_connection.command(name="remove")
-def connection_remove(name: str, *, vault: str, group: GroupOption, home: HomeOption) -> None:
+def connection_remove(name: str, *, vault: VaultOption, group: GroupOption, home: HomeOption) -> None:
     """Remove a connection; the endpoint stays, Disconnected."""
     arm = connect(home)
     arm.delete(_connection_of(arm, _id_or_name(arm, vault, group, *VAULTS), name)["id"])
 
 
 @_dns.command(name="required-zones")
-def dns_required_zones(*, vault: str, group: GroupOption, home: HomeOption, group_id: str = "AzureBackup") -> None:
+def dns_required_zones(
+    *, vault: VaultOption, group: GroupOption, home: HomeOption, group_id: GroupIdOption = "AzureBackup"
+) -> None:
     """Print the private DNS zones that an endpoint of this vault needs."""
     arm = connect(home)
     print("\n".join(required_zones(arm, _id_or_name(arm, vault, group, *VAULTS), group_id)))
@@ -264,7 +284,7 @@ def dns_zone_create(*names: str, group: GroupOption, home: HomeOption) -> None:
 
 
 @_dns.command(name="link-create")
-def dns_link_create(*zones: str, group: GroupOption, home: HomeOption, vnet_name: str) -> None:
+def dns_link_create(*zones: str, group: GroupOption, home: HomeOption, vnet_name: NetworkOption) -> None:
     """Link private DNS zones to a virtual network, so that its resolver sees them."""
     arm = connect(home)
     network_id = _id_or_name(arm, vnet_name, group, NETWORK, "virtualNetworks")
@@ -274,7 +294,11 @@ def dns_link_create(*zones: str, group: GroupOption, home: HomeOption, vnet_name
 
 @_dns.command(name="zone-group-create")
 def dns_zone_group_create(
-    *zones: str, group: GroupOption, home: HomeOption, endpoint_name: str, name: str = "default"
+    *zones: str,
+    group: GroupOption,
+    home: HomeOption,
+    endpoint_name: Annotated[str, Parameter(help="Name of the private endpoint.")],
+    name: Annotated[str, Parameter(help="Name of the zone group; an endpoint has one.")] = "default",
 ) -> None:
     """Have an endpoint's records written into these zones."""
     arm = connect(home)
@@ -299,7 +323,9 @@ def dns_record_list(zone: str, *, group: GroupOption, home: HomeOption, as_json:
 
 
 @_dns.command(name="lookup")
-def dns_lookup(name: str, *, server: str | None = None) -> int:
+def dns_lookup(
+    name: str, *, server: Annotated[str | None, Parameter(help="Address of the resolver; else the host's own.")] = None
+) -> int:
     """Ask the resolver (of the VM, when run inside one) for a name's address; for hosts without nslookup."""
     import dns.exception
     import dns.resolver

@@ -12,7 +12,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from undercroft.cli.local import HomeOption, home_of
-from undercroft.cli.management import Arm, GroupOption, JsonOption, connect, show, table
+from undercroft.cli.management import Arm, GroupOption, JsonOption, LocationOption, connect, show, table
 from undercroft.clock import SystemClock
 from undercroft.errors import InvalidInput
 from undercroft.names import region
@@ -20,6 +20,13 @@ from undercroft.names import region
 __all__ = ["mount", "write_private"]
 
 VAULTS = ("Microsoft.RecoveryServices", "vaults")
+
+AccessOption = Annotated[
+    str,
+    Parameter(
+        name="--public-network-access", help="Enable, or Disable (the portal's Deny): data by private endpoints only."
+    ),
+]
 
 _vault = App(name="vault", help="Recovery Services vaults.")
 
@@ -34,8 +41,8 @@ def create(
     *,
     group: GroupOption,
     home: HomeOption,
-    location: Annotated[str | None, Parameter(name=["--location", "-l"])] = None,
-    public_network_access: Annotated[str, Parameter(name="--public-network-access")] = "Enable",
+    location: LocationOption = None,
+    public_network_access: AccessOption = "Enable",
 ) -> None:
     """Create a vault."""
     arm = connect(home)
@@ -48,7 +55,7 @@ def create(
 
 
 @_vault.command(name="update")
-def update(name: str, *, group: GroupOption, home: HomeOption, public_network_access: str) -> None:
+def update(name: str, *, group: GroupOption, home: HomeOption, public_network_access: AccessOption) -> None:
     """Set public network access: Enable, or Disable (the portal's Deny)."""
     arm = connect(home)
     body = {"properties": {"publicNetworkAccess": _access(public_network_access)}}
@@ -85,7 +92,11 @@ def delete(name: str, *, group: GroupOption, home: HomeOption) -> None:
 
 @_vault.command(name="credentials")
 def credentials(
-    name: str, *, group: GroupOption, home: HomeOption, out: Annotated[Path, Parameter(name="--out")]
+    name: str,
+    *,
+    group: GroupOption,
+    home: HomeOption,
+    out: Annotated[Path, Parameter(name="--out", help="Where to write the file, readable by you only.")],
 ) -> None:
     """Download vault credentials: a file that lets one agent register, within 48 hours. Only the newest file is good.
 

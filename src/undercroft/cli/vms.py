@@ -8,7 +8,16 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from undercroft.cli.local import HomeOption, home_of
-from undercroft.cli.management import GroupOption, JsonOption, connect, show, table
+from undercroft.cli.management import (
+    GroupOption,
+    JsonOption,
+    LocationOption,
+    NetworkOption,
+    SubnetOption,
+    connect,
+    show,
+    table,
+)
 
 __all__ = ["mount"]
 
@@ -23,11 +32,19 @@ def mount(app: App) -> None:
 
 @_vm.command(name="create")
 def create(
-    name: str, *, group: GroupOption, vnet_name: str, subnet: str, home: HomeOption, location: str | None = None
+    name: str,
+    *,
+    group: GroupOption,
+    vnet_name: NetworkOption,
+    subnet: SubnetOption,
+    home: HomeOption,
+    location: LocationOption = None,
 ) -> None:
     """Create a VM: a network host of its own in a subnet. It sees this machine's files, not its network."""
     arm = connect(home)
-    network = arm.id(group, "Microsoft.Network", "virtualNetworks", vnet_name)
+    network = (
+        vnet_name if vnet_name.startswith("/") else arm.id(group, "Microsoft.Network", "virtualNetworks", vnet_name)
+    )
     interface = {
         "name": f"{name}-nic",
         "properties": {
@@ -65,8 +82,10 @@ def delete(name: str, *, group: GroupOption, home: HomeOption) -> None:
 @_vm.command(name="exec")
 def exec_(
     name: str,
-    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    group: Annotated[str | None, Parameter(name=["--resource-group", "-g"])] = None,
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True, help="Put -- before it.")],
+    group: Annotated[
+        str | None, Parameter(name=["--resource-group", "-g"], help="Needed when VMs of several groups have this name.")
+    ] = None,
     home: HomeOption,
 ) -> int:
     """Run a command inside a VM: undercroft vm exec web01 -- nslookup example.org
