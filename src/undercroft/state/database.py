@@ -43,7 +43,11 @@ class Database:
         engine = sqlalchemy.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
         event.listen(engine, "connect", _prepare)
         event.listen(engine, "begin", _begin)
-        migrate(engine)
+        try:
+            migrate(engine)
+        except BaseException:
+            engine.dispose()
+            raise
         return cls(engine)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
