@@ -7,10 +7,13 @@ import signal
 import time
 from ipaddress import IPv4Address
 
+import pytest
 from sqlalchemy import Connection
 
 from tests.vnet import world as state_world
 from tests.workers.node import Node, until
+from undercroft.dns.server import NameServer
+from undercroft.dns.views import NetworkView
 from undercroft.errors import UndercroftError
 from undercroft.state.schema import resources
 from undercroft.vault import connections, members, vaults
@@ -57,6 +60,23 @@ async def test_an_approved_endpoint_answers_and_resolves(any_world: Node) -> Non
     assert await world.resolve(vm, "pod01-id1.we.backup.windowsazure.com") == "203.0.113.10"
     assert took < 5
     assert await world.connect(vm, "10.0.0.200") not in ("open", "open closed")
+
+
+async def test_names_are_published_before_an_address_is_ready(world: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that is handed an account looks its name up at once."""
+    network, _, endpoint, _ = world.state(laid_out)
+    at_publication: list[list[bool]] = []
+    publish = NameServer.publish
+
+    def watched(self: NameServer, of: str, view: NetworkView) -> None:
+        if any(kind == "A" for zone in view.zones for _, kind in zone.records):
+            at_publication.append(world.state(lambda connection: ready(connection, endpoint)))
+        publish(self, of, view)
+
+    monkeypatch.setattr(NameServer, "publish", watched)
+    assert await world.provisioner.settle([network])
+    assert at_publication[0] == [False] * 8
+    assert world.state(lambda connection: ready(connection, endpoint)) == [True] * 8
 
 
 async def test_a_pending_endpoint_carries_nothing_until_it_is_approved(world: Node) -> None:
