@@ -52,7 +52,11 @@ def test_the_foreground_ends_cleanly_on_a_signal(number: signal.Signals, tmp_pat
         process.send_signal(number)
         assert process.wait(30) == 0
         assert process.stdout is not None
-        assert "Traceback" not in process.stdout.read()
+        said = process.stdout.read()
+        assert "Traceback" not in said
+        assert "az cloud register -n Undercroft" in said
+        assert "az login --service-principal" in said
+        assert "SIMULATION" not in said
         assert not (deployment.home / "connection.json").exists()
         assert not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
         deployment.run("down", expect=3)
