@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,10 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 def claim(database: Database, clock: ManualClock, owner: str = "a", limit: int = 10) -> tuple[Task, ...]:
     return database.transact(lambda connection: tasks.claim(connection, owner, clock.now(), LEASE, KINDS, limit))
+
+
+def fail(database: Database, clock: ManualClock, task: Task) -> datetime:
+    return database.transact(lambda connection: tasks.fail(connection, task, "a", "no", clock.now()))
 
 
 def enqueue(database: Database, clock: ManualClock, key: str = "/n1", operation: str | None = None) -> None:
@@ -126,6 +130,20 @@ def test_the_operation_of_a_task_succeeds_with_it(database: Database) -> None:
     (second,) = claim(database, clock)
     database.transact(lambda connection: tasks.done(connection, second, "a", clock.now()))
     assert operation(database, "op2") == "Succeeded"
+
+
+def test_the_operation_of_a_task_that_does_not_work_fails_in_the_end_and_the_task_goes_on(database: Database) -> None:
+    clock = ManualClock()
+    begin(database, clock, "op1")
+    enqueue(database, clock, operation="op1")
+    for attempt in range(1, 8):
+        (running,) = claim(database, clock)
+        retry = fail(database, clock, running)
+        clock.advance(retry - clock.now())
+        assert operation(database, "op1") == ("InProgress" if attempt < 6 else "Failed")
+    (running,) = claim(database, clock)
+    database.transact(lambda connection: tasks.done(connection, running, "a", clock.now()))
+    assert operation(database, "op1") == "Failed", "what was said to be failed stays so"
 
 
 def test_only_commits_that_enqueued_wake(database: Database) -> None:

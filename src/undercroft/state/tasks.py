@@ -22,6 +22,7 @@ AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 """For callers that have no clock at hand: a time that is always past."""
 
 _MARK = "undercroft.tasks"
+_OPERATION_ATTEMPTS = 6
 _LONGEST_WAIT = timedelta(seconds=60)
 
 
@@ -111,7 +112,11 @@ def done(connection: Connection, task: Task, owner: str, now: datetime) -> None:
 
 
 def fail(connection: Connection, task: Task, owner: str, error: str, now: datetime) -> datetime:
-    """The task did not work: try again after 1, 2, 4 … 60 seconds. Returns when."""
+    """The task did not work: try again after 1, 2, 4 … 60 seconds. Returns when.
+
+    The sixth time (after a minute) the operation that waits for it fails with the reason, so that a client does not poll for
+    ever; the task itself goes on: the state stays what was asked for.
+    """
     delay = min(timedelta(seconds=2 ** min(task.attempts, 10)), _LONGEST_WAIT)
     connection.execute(
         update(tasks)
@@ -124,6 +129,12 @@ def fail(connection: Connection, task: Task, owner: str, error: str, now: dateti
             run_after=timestamp(now + delay),
         )
     )
+    if task.operation_id is not None and task.attempts + 1 >= _OPERATION_ATTEMPTS:
+        connection.execute(
+            update(operations)
+            .where(operations.c.id == task.operation_id, operations.c.status == "InProgress")
+            .values(status="Failed", ended=timestamp(now), error_code="ProvisioningFailed", error_message=error[:4000])
+        )
     return now + delay
 
 
