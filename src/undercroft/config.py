@@ -103,4 +103,7 @@ class Home:
         try:
             return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Settings, strict=True)
         except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-            raise InvalidInput(f"{path}: {error}. Correct the file or remove it; docs/settings.md has every setting.", code="InvalidSettings") from error
+            raise InvalidInput(
+                f"{path}: {error}. Correct the file or remove it; docs/settings.md has every setting.",
+                code="InvalidSettings",
+            ) from error
