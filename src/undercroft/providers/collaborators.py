@@ -30,6 +30,7 @@ __all__ = [
     "deletion",
     "enqueue_networks",
     "listing",
+    "reading",
     "refuse_if_given",
 ]
 
@@ -107,6 +108,25 @@ async def listing(
 
     values, last = await parts.database.read(read)
     return paging.page(call, values, last)
+
+
+def reading(
+    parts: Collaborators, type: str, into: type[B], show: Callable[[Connection, Resource[B]], dict[str, Any]]
+) -> tuple[Handler, Handler]:
+    """The GET of one resource of a type, and of a collection of them."""
+
+    async def one(call: Call) -> Reply:
+        return Reply(
+            200,
+            await parts.database.read(
+                lambda connection: show(connection, resources.require(connection, call.id, into))
+            ),
+        )
+
+    async def every(call: Call) -> Reply:
+        return await listing(parts, call, type, into, show)
+
+    return one, every
 
 
 async def answer(

@@ -19,7 +19,7 @@ from undercroft.providers.collaborators import (
     answer,
     deletion,
     enqueue_networks,
-    listing,
+    reading,
     refuse_if_given,
 )
 from undercroft.vnet import allocations, machines, networks
@@ -343,11 +343,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))
 
-    async def get(call: Call) -> Reply:
-        return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
-
-    async def every(call: Call) -> Reply:
-        return await listing(parts, call, MACHINE_TYPE, VirtualMachine, show)
+    get, every = reading(parts, MACHINE_TYPE, VirtualMachine, show)
 
     scope = "/subscriptions/{subscription}"
     base = f"{scope}/resourceGroups/{{group}}/providers/Microsoft.Compute/virtualMachines"

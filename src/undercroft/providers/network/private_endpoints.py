@@ -26,7 +26,7 @@ from undercroft.providers.collaborators import (
     answer,
     deletion,
     enqueue_networks,
-    listing,
+    reading,
     refuse_if_given,
 )
 from undercroft.vault import connections, eligibility, members, vaults
@@ -321,11 +321,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))
 
-    async def get(call: Call) -> Reply:
-        return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
-
-    async def every(call: Call) -> Reply:
-        return await listing(parts, call, ENDPOINT_TYPE, PrivateEndpoint, show)
+    get, every = reading(parts, ENDPOINT_TYPE, PrivateEndpoint, show)
 
     scope = "/subscriptions/{subscription}"
     base = f"{scope}/resourceGroups/{{group}}/providers/Microsoft.Network/privateEndpoints"

@@ -20,7 +20,7 @@ from undercroft.providers.collaborators import (
     answer,
     deletion,
     enqueue_networks,
-    listing,
+    reading,
     refuse_if_given,
 )
 from undercroft.providers.network import subnets as subnet_resources
@@ -176,11 +176,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))
 
-    async def get(call: Call) -> Reply:
-        return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
-
-    async def every(call: Call) -> Reply:
-        return await listing(parts, call, NETWORK_TYPE, VirtualNetwork, show)
+    get, every = reading(parts, NETWORK_TYPE, VirtualNetwork, show)
 
     scope = "/subscriptions/{subscription}"
     base = f"{scope}/resourceGroups/{{group}}/providers/Microsoft.Network/virtualNetworks"
