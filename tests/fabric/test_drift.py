@@ -26,9 +26,9 @@ IN_THE_NETWORK = [
     (f"ip route replace {WEB}/32 dev vm1001", [f"stray route {WEB}/32", f"route {WEB}/32"]),
     ("ip link set vm1000 down", ["link of VM web", f"route {WEB}/32"]),
     ("ip link set vm1000 address 02:00:00:00:00:01", ["link of VM web"]),
-    ("sysctl -q net.ipv4.conf.vm1000.proxy_arp=0", ["link of VM web"]),
-    ("sysctl -q net.ipv4.conf.vm1000.rp_filter=0", ["link of VM web"]),
-    ("sysctl -q net.ipv4.conf.vm1000.forwarding=0", ["link of VM web"]),
+    ("/sbin/sysctl -q net.ipv4.conf.vm1000.proxy_arp=0", ["link of VM web"]),
+    ("/sbin/sysctl -q net.ipv4.conf.vm1000.rp_filter=0", ["link of VM web"]),
+    ("/sbin/sysctl -q net.ipv4.conf.vm1000.forwarding=0", ["link of VM web"]),
     ("ip link set lo down", ["loopback link"]),
     ("ip link add vm1007 index 1007 type veth peer name far", ["stray link vm1007"]),
 ]
