@@ -107,9 +107,6 @@ class Arm:
     def patch(self, path: ResourceId | str, body: Any) -> Any:
         return self._finish("PATCH", path, body)
 
-    def post(self, path: ResourceId | str, body: Any) -> Any:
-        return self._finish("POST", path, body)
-
     def delete(self, path: ResourceId | str) -> None:
         self._finish("DELETE", path, None)
 

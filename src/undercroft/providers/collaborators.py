@@ -111,9 +111,15 @@ async def listing(
 
 
 def reading(
-    parts: Collaborators, type: str, into: type[B], show: Callable[[Connection, Resource[B]], dict[str, Any]]
+    parts: Collaborators,
+    type: str,
+    into: type[B],
+    show: Callable[[Connection, Resource[B]], dict[str, Any]],
+    *,
+    within: type[Any] | None = None,
 ) -> tuple[Handler, Handler]:
-    """The GET of one resource of a type, and of a collection of them."""
+    """The GET of one resource of a type, and of a collection of them. ``within``: the body of the resource that encloses the
+    collection, which must be there."""
 
     async def one(call: Call) -> Reply:
         return Reply(
@@ -124,6 +130,8 @@ def reading(
         )
 
     async def every(call: Call) -> Reply:
+        if within is not None:
+            await parts.database.read(lambda connection: resources.require(connection, call.id, within))
         return await listing(parts, call, type, into, show)
 
     return one, every

@@ -13,7 +13,7 @@ from undercroft.arm.etags import quoted
 from undercroft.arm.resources import Resource
 from undercroft.errors import Conflict, InvalidParameter
 from undercroft.names import ResourceId
-from undercroft.providers.collaborators import Collaborators, Echo, answer, deletion, enqueue_networks, listing
+from undercroft.providers.collaborators import Collaborators, Echo, answer, deletion, enqueue_networks, reading
 from undercroft.providers.network.private_endpoints import record
 from undercroft.vnet import allocations, zones
 from undercroft.vnet.endpoints import PrivateEndpoint
@@ -138,12 +138,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))
 
-    async def get(call: Call) -> Reply:
-        return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
-
-    async def every(call: Call) -> Reply:
-        await parts.database.read(lambda connection: resources.require(connection, call.id, PrivateEndpoint))
-        return await listing(parts, call, GROUP_TYPE, ZoneGroup, show)
+    get, every = reading(parts, GROUP_TYPE, ZoneGroup, show, within=PrivateEndpoint)
 
     base = (
         "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/privateEndpoints/{endpoint}"

@@ -13,7 +13,7 @@ from undercroft.arm.envelope import tracked
 from undercroft.arm.resources import Resource
 from undercroft.errors import InvalidParameter
 from undercroft.names import ResourceId
-from undercroft.providers.collaborators import Collaborators, Echo, deletion, listing
+from undercroft.providers.collaborators import Collaborators, Echo, deletion, reading
 from undercroft.vnet import zones
 from undercroft.vnet.zones import ZONE_TYPE
 
@@ -106,11 +106,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
 
         return Reply(200, await parts.database.write(write))
 
-    async def get(call: Call) -> Reply:
-        return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
-
-    async def every(call: Call) -> Reply:
-        return await listing(parts, call, ZONE_TYPE, PrivateZone, show)
+    get, every = reading(parts, ZONE_TYPE, PrivateZone, show)
 
     scope = "/subscriptions/{subscription}"
     base = f"{scope}/resourceGroups/{{group}}/providers/Microsoft.Network/privateDnsZones"

@@ -20,7 +20,7 @@ from undercroft.providers.collaborators import (
     answer,
     deletion,
     enqueue_networks,
-    listing,
+    reading,
     refuse_if_given,
 )
 from undercroft.vnet import allocations, networks
@@ -161,12 +161,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))
 
-    async def get(call: Call) -> Reply:
-        return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
-
-    async def every(call: Call) -> Reply:
-        await parts.database.read(lambda connection: resources.require(connection, call.id, VirtualNetwork))
-        return await listing(parts, call, SUBNET_TYPE, Subnet, show)
+    get, every = reading(parts, SUBNET_TYPE, Subnet, show, within=VirtualNetwork)
 
     base = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/virtualNetworks/{network}/subnets"
     action = "Microsoft.Network/virtualNetworks/subnets"

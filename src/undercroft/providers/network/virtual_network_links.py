@@ -18,7 +18,7 @@ from undercroft.providers.collaborators import (
     answer,
     deletion,
     enqueue_networks,
-    listing,
+    reading,
     refuse_if_given,
 )
 from undercroft.providers.network.private_dns_zones import PrivateZone, check_global
@@ -133,12 +133,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))
 
-    async def get(call: Call) -> Reply:
-        return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
-
-    async def every(call: Call) -> Reply:
-        await parts.database.read(lambda connection: resources.require(connection, call.id, PrivateZone))
-        return await listing(parts, call, LINK_TYPE, Link, show)
+    get, every = reading(parts, LINK_TYPE, Link, show, within=PrivateZone)
 
     base = (
         "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/privateDnsZones/{zone}"
