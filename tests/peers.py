@@ -1,4 +1,4 @@
-"""Real peers: programs that tests drive because they are what users drive (nslookup, az, restic).
+"""Real peers: programs that tests drive because they are what users drive (nslookup, az, named, squid).
 
 ``peer`` finds one. A missing peer skips the test on a developer's machine and fails it under continuous integration
 (``CI=true``): there a skip would hide that the real thing was never asked.
@@ -29,7 +29,7 @@ def peer(name: str) -> Path:
             return Path(found)
         advice = "scripts/setup --azure-cli"
     else:
-        where = shutil.which(name)
+        where = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")  # servers; not in every user's PATH
         if where is not None:
             return Path(where)
         advice = "scripts/setup as root, or its apt line"
