@@ -55,6 +55,13 @@ async def start_group(client: FabricClient, machine: Machine) -> tuple[asyncio.T
     return task, [int(word) for word in path.read_text().split()]
 
 
+async def test_a_program_without_privilege_binds_the_port_of_a_name_server(client: FabricClient) -> None:
+    await client.apply(network("a", host("web")))
+    bind = "import os, socket\nif os.geteuid() == 0: os.setuid(65534)\nsocket.socket().bind(('0.0.0.0', 53))"
+    output = await run(client, "web", PYTHON, "-c", bind)
+    assert output.status == 0, output
+
+
 async def test_streams_and_status(client: FabricClient) -> None:
     await client.apply(network("a", host("web")))
     output = await run(client, "web", "sh", "-c", "cat; echo bad >&2; exit 7", stdin=b"hello")

@@ -150,6 +150,8 @@ class Namespace:
             _switch(Path("/proc/sys/net/ipv4/conf/all/rp_filter"), "0")
             # Networks are IPv4 only: without this every link spends packets on router and duplicate discovery.
             _switch(Path("/proc/sys/net/ipv6/conf/default/disable_ipv6"), "1")
+            # A name server or proxy in a VM binds 53 or 443; in a user namespace it runs without any capability.
+            _switch(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start"), "0")
             return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC), Netlink()
 
         try:
