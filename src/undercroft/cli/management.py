@@ -39,6 +39,7 @@ __all__ = [
     "SubnetOption",
     "VaultOption",
     "connect",
+    "id_or_name",
     "show",
     "table",
 ]
@@ -229,6 +230,11 @@ def connect(home: Path, login: Path | None = None) -> Arm:
             connection, client_id=principal.client_id, client_secret=principal.client_secret
         )
     return Arm(connection)
+
+
+def id_or_name(arm: Arm, text: str, group: str, namespace: str, kind: str) -> ResourceId:
+    """What the user meant by ``text``: a full id, or a name in the group."""
+    return ResourceId.parse(text) if text.startswith("/") else arm.id(group, namespace, kind, text)
 
 
 def show(value: Any) -> None:

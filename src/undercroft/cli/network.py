@@ -1,4 +1,4 @@
-"""group, vnet, endpoint, connection, dns: the management steps of the article, through ARM."""
+"""group, vnet, endpoint, connection: the management steps of the article, through ARM."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from undercroft.cli.management import (
     SubnetOption,
     VaultOption,
     connect,
+    id_or_name,
     show,
     table,
 )
+from undercroft.cli.names import create_zone, create_zone_group, link_zone, required_zones, zone_id
 from undercroft.errors import InvalidInput, NotFound
 from undercroft.names import ResourceId
 
@@ -30,17 +32,15 @@ NETWORK = "Microsoft.Network"
 VAULTS = ("Microsoft.RecoveryServices", "vaults")
 
 DescriptionOption = Annotated[str, Parameter(name="--description", help="Why; the other side can read it.")]
-GroupIdOption = Annotated[str, Parameter(name="--group-id", help="Target subresource.")]
 
 _group = App(name="group", help="Resource groups.")
 _vnet = App(name="vnet", help="Virtual networks and their subnets.")
 _endpoint = App(name="endpoint", help="Private endpoints.")
 _connection = App(name="connection", help="Private endpoint connections, as the vault's owner sees them.")
-_dns = App(name="dns", help="Private DNS zones, their links and records, and zone groups.")
 
 
 def mount(app: App) -> None:
-    for part in (_group, _vnet, _endpoint, _connection, _dns):
+    for part in (_group, _vnet, _endpoint, _connection):
         app.command(part)
 
 
@@ -154,8 +154,8 @@ def endpoint_create(
         Also create the private DNS zones that are missing, link them to the network, and have the records written.
     """
     arm = connect(home, login)
-    vault_id = _id_or_name(arm, vault, group, *VAULTS)
-    network_id = _id_or_name(arm, vnet_name, group, NETWORK, "virtualNetworks")
+    vault_id = id_or_name(arm, vault, group, *VAULTS)
+    network_id = id_or_name(arm, vnet_name, group, NETWORK, "virtualNetworks")
     link = {"privateLinkServiceId": str(vault_id), "groupIds": [group_id]}
     if request_message:
         link["requestMessage"] = request_message
@@ -167,9 +167,9 @@ def endpoint_create(
     if integrate_dns:
         zones = required_zones(arm, vault_id, group_id)
         for zone in zones:
-            _create_zone(arm, group, zone)
-            _link_zone(arm, group, zone, network_id)
-        _create_zone_group(arm, endpoint, "default", [_zone_id(arm, group, zone) for zone in zones])
+            create_zone(arm, group, zone)
+            link_zone(arm, group, zone, network_id)
+        create_zone_group(arm, endpoint, "default", [zone_id(arm, group, zone) for zone in zones])
         answer = arm.get(endpoint)
     show(answer)
 
@@ -222,7 +222,7 @@ def endpoint_delete(name: str, *, group: GroupOption, home: HomeOption, login: L
 def connection_list(*, vault: VaultOption, group: GroupOption, home: HomeOption, as_json: JsonOption = False) -> None:
     """List the connections of a vault."""
     arm = connect(home)
-    connections = arm.list(_id_or_name(arm, vault, group, *VAULTS), "privateEndpointConnections")
+    connections = arm.list(id_or_name(arm, vault, group, *VAULTS), "privateEndpointConnections")
     columns = (
         ("Name", "name"),
         ("Status", "properties.privateLinkServiceConnectionState.status"),
@@ -263,116 +263,7 @@ def connection_reject(
 def connection_remove(name: str, *, vault: VaultOption, group: GroupOption, home: HomeOption) -> None:
     """Remove a connection; the endpoint stays, Disconnected."""
     arm = connect(home)
-    arm.delete(_connection_of(arm, _id_or_name(arm, vault, group, *VAULTS), name)["id"])
-
-
-@_dns.command(name="required-zones")
-def dns_required_zones(
-    *, vault: VaultOption, group: GroupOption, home: HomeOption, group_id: GroupIdOption = "AzureBackup"
-) -> None:
-    """Print the private DNS zones that an endpoint of this vault needs."""
-    arm = connect(home)
-    print("\n".join(required_zones(arm, _id_or_name(arm, vault, group, *VAULTS), group_id)))
-
-
-@_dns.command(name="zone-create")
-def dns_zone_create(*names: str, group: GroupOption, home: HomeOption) -> None:
-    """Create private DNS zones."""
-    arm = connect(home)
-    for name in _some(names):
-        print(_create_zone(arm, group, name)["id"])
-
-
-@_dns.command(name="link-create")
-def dns_link_create(*zones: str, group: GroupOption, home: HomeOption, vnet_name: NetworkOption) -> None:
-    """Link private DNS zones to a virtual network, so that its resolver sees them."""
-    arm = connect(home)
-    network_id = _id_or_name(arm, vnet_name, group, NETWORK, "virtualNetworks")
-    for zone in _some(zones):
-        print(_link_zone(arm, group, zone, network_id)["id"])
-
-
-@_dns.command(name="zone-group-create")
-def dns_zone_group_create(
-    *zones: str,
-    group: GroupOption,
-    home: HomeOption,
-    endpoint_name: Annotated[str, Parameter(help="Name of the private endpoint.")],
-    name: Annotated[str, Parameter(help="Name of the zone group; an endpoint has one.")] = "default",
-) -> None:
-    """Have an endpoint's records written into these zones."""
-    arm = connect(home)
-    endpoint = arm.id(group, NETWORK, "privateEndpoints", endpoint_name)
-    show(_create_zone_group(arm, endpoint, name, [_zone_id(arm, group, zone) for zone in _some(zones)]))
-
-
-@_dns.command(name="record-list")
-def dns_record_list(zone: str, *, group: GroupOption, home: HomeOption, as_json: JsonOption = False) -> None:
-    """List the A records of a private DNS zone."""
-    arm = connect(home)
-    records = arm.list(_zone_id(arm, group, zone), "A")
-    rows = [
-        {
-            "name": record["name"],
-            "ttl": record["properties"]["ttl"],
-            "addresses": [entry["ipv4Address"] for entry in record["properties"]["aRecords"]],
-        }
-        for record in records
-    ]
-    show(records) if as_json else table(rows, (("Name", "name"), ("TTL", "ttl"), ("Addresses", "addresses")))
-
-
-@_dns.command(name="lookup")
-def dns_lookup(
-    name: str, *, server: Annotated[str | None, Parameter(help="Address of the resolver; else the host's own.")] = None
-) -> int:
-    """Ask the resolver (of the VM, when run inside one) for a name's address; for hosts without nslookup."""
-    import dns.exception
-    import dns.resolver
-
-    resolver = dns.resolver.Resolver()
-    if server:
-        resolver.nameservers = [server]
-    resolver.lifetime = 5.0
-    print(f"Server: {resolver.nameservers[0]}")
-    try:
-        answer = resolver.resolve(name, "A", search=False)
-    except dns.resolver.NXDOMAIN:
-        print(f"** can't find {name}: NXDOMAIN")
-        return 1
-    except dns.exception.DNSException as error:
-        print(f"** can't find {name}: {error}")
-        return 1
-    print(f"Name: {answer.canonical_name.to_text(omit_final_dot=True)}")
-    for record in answer:
-        print(f"Address: {record.to_text()}")
-    return 0
-
-
-def required_zones(arm: Arm, vault: ResourceId, group_id: str) -> list[str]:
-    """What the vault's private link resource says it needs."""
-    for resource in arm.list(vault, "privateLinkResources"):
-        if resource["properties"]["groupId"].lower() == group_id.lower():
-            return list(resource["properties"]["requiredZoneNames"])
-    raise InvalidInput(f"The vault has no subresource '{group_id}'.", code="InvalidGroupId")
-
-
-def _zone_id(arm: Arm, group: str, zone: str) -> ResourceId:
-    return _id_or_name(arm, zone, group, NETWORK, "privateDnsZones")
-
-
-def _create_zone(arm: Arm, group: str, zone: str) -> Any:
-    return arm.put(_zone_id(arm, group, zone), {"location": "global"})
-
-
-def _link_zone(arm: Arm, group: str, zone: str, network: ResourceId) -> Any:
-    body = {"location": "global", "properties": {"registrationEnabled": False, "virtualNetwork": {"id": str(network)}}}
-    return arm.put(_zone_id(arm, group, zone).child("virtualNetworkLinks", network.name), body)
-
-
-def _create_zone_group(arm: Arm, endpoint: ResourceId, name: str, zones: list[ResourceId]) -> Any:
-    configs = [{"name": zone.name.replace(".", "-"), "properties": {"privateDnsZoneId": str(zone)}} for zone in zones]
-    return arm.put(endpoint.child("privateDnsZoneGroups", name), {"properties": {"privateDnsZoneConfigs": configs}})
+    arm.delete(_connection_of(arm, id_or_name(arm, vault, group, *VAULTS), name)["id"])
 
 
 def _connection_of(arm: Arm, vault: ResourceId, name: str) -> Any:
@@ -386,7 +277,7 @@ def _connection_of(arm: Arm, vault: ResourceId, name: str) -> Any:
 
 
 def _decide(arm: Arm, group: str, vault: str, name: str, status: str, description: str) -> Any:
-    connection = _connection_of(arm, _id_or_name(arm, vault, group, *VAULTS), name)
+    connection = _connection_of(arm, id_or_name(arm, vault, group, *VAULTS), name)
     properties = connection["properties"]
     state = {"status": status, "description": description}
     body = {
@@ -397,16 +288,6 @@ def _decide(arm: Arm, group: str, vault: str, name: str, status: str, descriptio
         }
     }
     return arm.put(connection["id"], body)
-
-
-def _id_or_name(arm: Arm, text: str, group: str, namespace: str, kind: str) -> ResourceId:
-    return ResourceId.parse(text) if text.startswith("/") else arm.id(group, namespace, kind, text)
-
-
-def _some(zones: tuple[str, ...]) -> tuple[str, ...]:
-    if not zones:
-        raise InvalidInput("Name at least one zone, such as privatelink.blob.core.windows.net.", target="zones")
-    return zones
 
 
 def _listed(text: str) -> list[str]:
