@@ -181,8 +181,9 @@ class Plane:
     def endpoint(self, vault: VaultRecord) -> str:
         return f"/subscriptions/s/resourcegroups/g/providers/microsoft.network/privateendpoints/pe-{vault.name}"
 
-    def add_member(self, vault: VaultRecord, fqdn: str, service: str, address: str) -> None:
-        door = Door(NETWORK, service, self.endpoint(vault), vault.key, vault.vault_id, fqdn)
+    def add_member(self, vault: VaultRecord, fqdn: str, service: str, address: str, *, secondary: bool = False) -> None:
+        endpoint = f"{self.endpoint(vault)}-far" if secondary else self.endpoint(vault)
+        door = Door(NETWORK, service, endpoint, vault.key, vault.vault_id, fqdn, secondary)
         self._addresses[IPv4Address(address)] = door
         self.private[fqdn] = address
         self.publish()
@@ -239,6 +240,10 @@ class Plane:
 
     def taint_of(self, vault: VaultRecord) -> str | None:
         return self.database.transact(lambda connection: vaults.require(connection, vault.key)).taint_reason
+
+    def last_door(self, container_id: str) -> str | None:
+        found = self.database.transact(lambda connection: containers.find(connection, container_id))
+        return None if found is None else found.last_door
 
     # --- callers -------------------------------------------------------------------------------------------------
 

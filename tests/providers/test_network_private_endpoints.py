@@ -121,9 +121,10 @@ async def test_joining_the_subnet_needs_the_right(here: Site) -> None:
 @pytest.mark.parametrize(
     ("more", "status", "code"),
     [
-        ({"groups": ["blob"]}, 400, "InvalidGroupId"),
+        ({"groups": ["file"]}, 400, "InvalidGroupId"),
+        ({"groups": ["blob"]}, 501, "UserErrorClassicPrivateEndpointNotSupported"),
         ({"groups": ["AzureSiteRecovery"]}, 501, "NotImplemented"),
-        ({"groups": ["azurebackup_SECONDARY"]}, 501, "NotImplemented"),
+        ({"groups": ["azurebackup_SECONDARY"]}, 400, "InvalidPrivateEndpointRegion"),
         ({"location": "northeurope"}, 400, "InvalidPrivateEndpointRegion"),
         ({"subnet": "nowhere"}, 404, "InvalidResourceReference"),
         ({"ipVersionType": "DualStack"}, 501, "NotImplemented"),

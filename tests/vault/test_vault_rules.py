@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert, select, update
 from tests.vnet import world
 from undercroft.clock import timestamp
 from undercroft.errors import Conflict, InvalidParameter, NotFound
+from undercroft.names import regions
 from undercroft.state import schema, tasks
 from undercroft.state.database import Database
 from undercroft.vault import connections, eligibility, members, vaults
@@ -48,14 +49,20 @@ def registration(connection: Connection, name: str = "web01") -> str:
     return str(connection.execute(query).scalar_one())
 
 
-def open_one(connection: Connection, vault: VaultRecord, number: int = 1, approved: bool = True) -> str:
-    eligibility.admit_endpoint(connection, vaults.require(connection, vault.key), "AzureBackup")
+def open_one(
+    connection: Connection,
+    vault: VaultRecord,
+    number: int | str = 1,
+    approved: bool = True,
+    group: str = "AzureBackup",
+    scope: str = world.GROUP,
+) -> str:
     return connections.open_connection(
         connection,
         vault,
-        endpoint_id=f"{world.NETWORK}/privateEndpoints/pe{number}",
+        endpoint_id=f"{scope}/providers/Microsoft.Network/privateEndpoints/pe{number}",
         endpoint_name=f"pe{number}",
-        group="AzureBackup",
+        group=group,
         approved=approved,
         description="None",
         now=world.NOW,
@@ -123,7 +130,22 @@ def test_a_vault_with_containers_or_endpoints_is_not_deleted(state: Database) ->
 # --- eligibility -----------------------------------------------------------------------------------------------------
 
 
-def test_a_tainted_vault_refuses_its_first_endpoint_for_life(state: Database) -> None:
+def decide(connection: Connection, key: str, status: Status) -> None:
+    found = connections.get(connection, key)
+    assert found is not None
+    connections.transition(connection, found, status)
+
+
+def drop(connection: Connection, *keys: str) -> None:
+    for key in keys:
+        found = connections.get(connection, key)
+        assert found is not None
+        connections.remove(connection, found)
+
+
+@pytest.mark.parametrize("group", ["AzureBackup", "AzureBackup_secondary"])
+@pytest.mark.parametrize("approved", [True, False])
+def test_a_tainted_vault_refuses_its_first_endpoint_for_life(state: Database, group: str, approved: bool) -> None:
     def check(connection: Connection) -> None:
         vault = world.vault(connection)
         eligibility.taint(connection, vault.key, "web01 was registered", world.NOW)
@@ -131,7 +153,7 @@ def test_a_tainted_vault_refuses_its_first_endpoint_for_life(state: Database) ->
         tainted = vaults.require(connection, vault.key)
         assert tainted.tainted and tainted.taint_reason == "web01 was registered"
         with pytest.raises(Conflict, match="new vault") as caught:
-            eligibility.admit_endpoint(connection, tainted, "AzureBackup")
+            open_one(connection, tainted, approved=approved, group=group)
         assert caught.value.code == "UserErrorPrivateEndpointNotAllowedOnUsedVault"
         assert "web01 was registered" in caught.value.message
 
@@ -141,35 +163,121 @@ def test_a_tainted_vault_refuses_its_first_endpoint_for_life(state: Database) ->
 def test_a_vault_that_had_an_endpoint_may_always_have_more(state: Database) -> None:
     def check(connection: Connection) -> None:
         vault = world.vault(connection)
-        key = open_one(connection, vault)
+        first = open_one(connection, vault)
         vaults.taint(connection, vault.key, "registered", world.NOW)
-        open_one(connection, vault, 2)
-        for number in (key, key.replace("pe1", "pe2")):
-            found = connections.get(connection, number)
-            if found is not None:
-                connections.remove(connection, found)
-        open_one(connection, vault, 3)
+        drop(connection, first, open_one(connection, vault, 2))
+        drop(connection, open_one(connection, vault, 3))
+        open_one(connection, vault, 4, group="AzureBackup_secondary")
 
     state.transact(check)
 
 
-def test_twelve_endpoints_of_a_group_are_the_limit(state: Database) -> None:
+def test_that_a_vault_had_an_endpoint_is_written_to_its_copy_in_the_store(state: Database) -> None:
     def check(connection: Connection) -> None:
         vault = world.vault(connection)
-        for number in range(12):
-            open_one(connection, vault, number)
-        with pytest.raises(Conflict, match="12 is the limit") as caught:
-            open_one(connection, vault, 12)
-        assert caught.value.code == "UserErrorPrivateEndpointLimitReached"
-        again = vaults.require(connection, vault.key)
-        eligibility.check_endpoint(connection, again, "AzureBackup_secondary")
+        connection.execute(schema.tasks.delete())
+        key = open_one(connection, vault, approved=False)
+        assert tasks.waiting(connection, "manifest") == 0
+        decide(connection, key, Status.APPROVED)
+        assert tasks.waiting(connection, "manifest") == 1
+        assert vaults.require(connection, vault.key).had_endpoint
+
+    state.transact(check)
+
+
+def test_a_request_that_nobody_approved_exempts_nothing(state: Database) -> None:
+    """Anybody may ask for a connection: a stranger's must not free the vault from the rule, nor is it approved after use."""
+
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        waiting = open_one(connection, vault, 1, approved=False)
+        assert not vaults.require(connection, vault.key).had_endpoint
+        vaults.taint(connection, vault.key, "registered", world.NOW)
+        with pytest.raises(Conflict) as caught:
+            open_one(connection, vault, 2)
+        assert caught.value.code == "UserErrorPrivateEndpointNotAllowedOnUsedVault"
+        with pytest.raises(Conflict) as caught:
+            decide(connection, waiting, Status.APPROVED)
+        assert caught.value.code == "UserErrorPrivateEndpointNotAllowedOnUsedVault"
+        decide(connection, waiting, Status.REJECTED)
+
+    state.transact(check)
+
+
+def test_a_secondary_endpoint_does_not_exempt_the_vault(state: Database) -> None:
+    """Article, 'Cross region restore …', 1: the vault's own region is enabled before anything is protected."""
+
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        open_one(connection, vault, group="AzureBackup_secondary")
+        vaults.taint(connection, vault.key, "registered", world.NOW)
         with pytest.raises(Conflict):
-            eligibility.check_endpoint(connection, again, "azurebackup")
+            open_one(connection, vault, 2)
+
+    state.transact(check)
+
+
+def test_twelve_endpoints_of_each_group_are_the_limit(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        for group in ("AzureBackup", "AzureBackup_secondary"):
+            keys = [open_one(connection, vault, f"{group}{number}", group=group) for number in range(12)]
+            with pytest.raises(Conflict, match="12 is the limit") as caught:
+                open_one(connection, vault, f"{group}12", group=group.upper())
+            assert caught.value.code == "UserErrorPrivateEndpointLimitReached"
+            waiting = open_one(connection, vault, f"{group}12", group=group, approved=False)
+            with pytest.raises(Conflict, match="12 is the limit"):
+                decide(connection, waiting, Status.APPROVED)
+            decide(connection, keys[0], Status.APPROVED)  # which it is already
+            drop(connection, keys[0])
+            decide(connection, waiting, Status.APPROVED)
+
+    state.transact(check)
+
+
+def test_requests_of_strangers_are_limited_by_themselves(state: Database) -> None:
+    """Neither can they use up the twelve, nor one subscription keep all others from asking."""
+
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        stranger = "/subscriptions/aaaaaaaa-0000-0000-0000-000000000000/resourceGroups/x"
+        keys = [open_one(connection, vault, number, approved=False, scope=stranger) for number in range(12)]
+        with pytest.raises(Conflict, match="not approved") as caught:
+            open_one(connection, vault, 12, approved=False, scope=stranger.upper())
+        assert caught.value.code == "UserErrorPrivateEndpointRequestLimitReached"
+        decide(connection, keys[0], Status.REJECTED)
+        with pytest.raises(Conflict):  # rejected ones are there until they are removed
+            open_one(connection, vault, 12, approved=False, scope=stranger)
+        open_one(connection, vault, 12, approved=False)
+        for number in range(20, 32):
+            open_one(connection, vault, number)
+        drop(connection, keys[0])
+        open_one(connection, vault, 12, approved=False, scope=stranger)
 
     state.transact(check)
 
 
 # --- members ---------------------------------------------------------------------------------------------------------
+
+
+def test_secondary_members_carry_the_paired_regions_geo_code(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        for _ in range(2):
+            members.add_secondary_services(connection, vault.key, vault.vault_id, vault.region, world.SUFFIXES)
+        found = members.of_vault(connection, vault.key, members.SECONDARY)
+        assert len(found) == 8
+        assert found[0].fqdn == f"{vault.vault_id}-ab-pod01-fc1.privatelink.ne.backup.windowsazure.com"
+        assert found[0].name == "backup-fc1" and found[0].group == "AzureBackup_secondary"
+        members.add_account(connection, vault.key, "abcd1234ecs01", now=world.NOW)
+        assert len(members.of_vault(connection, vault.key, members.SECONDARY)) == 8
+        assert len(members.of_vault(connection, vault.key)) == 10
+        lonely = world.vault(connection, "lonely", next(one.name for one in regions().values() if one.pair is None))
+        with pytest.raises(InvalidParameter, match="no paired region") as caught:
+            members.add_secondary_services(connection, lonely.key, lonely.vault_id, lonely.region, world.SUFFIXES)
+        assert caught.value.code == "UserErrorRegionHasNoPair"
+
+    state.transact(check)
 
 
 def test_an_account_brings_two_members_and_one_task(state: Database) -> None:
@@ -259,6 +367,22 @@ def test_removing_the_last_connection_asks_for_registration_again(state: Databas
         assert left == [(0, "Registered"), (1, "NotRegistered")]
         connection.execute(update(schema.containers).values(registration="Registered"))
         assert connections.get(connection, keys[0]) is None
+
+    state.transact(check)
+
+
+def test_a_secondary_connection_unregisters_nobody(state: Database) -> None:
+    """Hosts register in the vault's own region: only the last endpoint there, coming or going, is of concern to them."""
+
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        own = open_one(connection, vault)
+        secondary = [open_one(connection, vault, number, group=members.SECONDARY) for number in (2, 3)]
+        container(connection, vault)
+        drop(connection, secondary[0])
+        assert registration(connection) == "Registered"
+        drop(connection, own)
+        assert registration(connection) == "NotRegistered"
 
     state.transact(check)
 

@@ -15,7 +15,7 @@ from undercroft.clock import timestamp
 from undercroft.names import NameSuffixes, ResourceId
 from undercroft.state.database import Database
 from undercroft.state.schema import resources
-from undercroft.vault import connections, eligibility, members, vaults
+from undercroft.vault import connections, members, vaults
 from undercroft.vnet import allocations, endpoints, interfaces, networks, zones
 from undercroft.vnet.endpoints import EndpointRecord, Group, PrivateEndpoint
 
@@ -94,7 +94,6 @@ def endpoint(
         subnet.id, vault.id, Group.BACKUP, not approved, f"{name}conn", str(uuid.uuid4()), f"{name}.nic.{uuid.uuid4()}"
     )
     endpoint_id = f"{NETWORK}/privateEndpoints/{name}"
-    eligibility.admit_endpoint(connection, vault, Group.BACKUP)
     key = put(connection, endpoint_id, value)
     allocations.allocate(connection, subnet, key, [one.fqdn for one in members.of_vault(connection, vault.key)])
     connections.open_connection(

@@ -12,10 +12,13 @@ from sqlalchemy import delete, select
 
 from tests.dataplane.plane import SUFFIXES, Agent, Plane, make_vault, registration_of
 from undercroft.clock import SystemClock
+from undercroft.errors import Conflict
 from undercroft.state import schema, tasks
 from undercroft.state.database import Connection, Database
 from undercroft.store.filesystem import FilesystemStore
 from undercroft.vault import accounts, connections, vaults
+from undercroft.vault.connections import ConnectionRecord
+from undercroft.vault.vaults import VaultRecord
 from undercroft.workers.manifests import ManifestWriter, vault_object_name
 from undercroft.workers.rebuild import Report, rebuild
 
@@ -163,6 +166,47 @@ async def carry_out_manifests(plane: Plane) -> None:
         plane.database.transact(lambda connection, each=each: tasks.done(connection, each, "t", plane.clock.now()))  # type: ignore[misc]
 
 
+def connected(plane: Plane, connection: Connection, vault: VaultRecord) -> ConnectionRecord:
+    return connections.open_connection(
+        connection,
+        vault,
+        endpoint_id=plane.endpoint(vault),
+        endpoint_name="pe",
+        group="AzureBackup",
+        approved=True,
+        description="",
+        now=plane.clock.now(),
+    )
+
+
+async def test_the_taint_and_that_there_was_an_endpoint_are_for_life(tmp_path: Path) -> None:
+    """Endpoints are not in the store; whether the vault may have one again must not be lost with them."""
+    async with Plane(tmp_path) as plane:
+        plane.database.transact(lambda connection: connected(plane, connection, plane.vault))
+        for vault in (plane.vault, plane.other):  # a failed attempt counts as well
+            agent = Agent(plane, vault, plane.vault_token(vault))
+            assert (await agent.call("POST", "id1", "/v1/register", {"nonsense": 1})).status == 400
+        await carry_out_manifests(plane)
+        names = (plane.vault.key, plane.other.key)
+    shutil.rmtree(tmp_path / "state")
+    assert (await rebuilt(tmp_path)).problems == []
+    async with Plane(tmp_path) as plane:
+
+        def may(connection: Connection) -> list[bool]:
+            found = [vaults.require(connection, key) for key in names]
+            assert all(one.tainted for one in found)
+            outcomes = []
+            for one in found:
+                try:
+                    connected(plane, connection, one)
+                    outcomes.append(True)
+                except Conflict:
+                    outcomes.append(False)
+            return outcomes
+
+        assert plane.database.transact(may) == [True, False]
+
+
 async def test_a_registration_is_answered_when_rebuild_can_find_it(tmp_path: Path) -> None:
     """No task has run: what was acknowledged does not depend on one."""
     async with Plane(tmp_path) as plane:
@@ -178,20 +222,10 @@ async def test_a_registration_is_answered_when_rebuild_can_find_it(tmp_path: Pat
 
 async def test_a_host_that_must_register_again_still_must(tmp_path: Path) -> None:
     async with Plane(tmp_path) as plane:
+        made = plane.database.transact(lambda connection: connected(plane, connection, plane.vault))
         one, two = await plane.registered(machine="web01"), await plane.registered(machine="web02")
 
         def remove_endpoint(connection: Connection) -> None:
-            vault = plane.vault
-            made = connections.open_connection(
-                connection,
-                vault,
-                endpoint_id=plane.endpoint(vault),
-                endpoint_name="pe",
-                group="AzureBackup",
-                approved=True,
-                description="",
-                now=plane.clock.now(),
-            )
             assert connections.remove(connection, made) == 2
 
         plane.database.transact(remove_endpoint)

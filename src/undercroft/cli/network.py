@@ -145,7 +145,7 @@ def endpoint_create(
     Parameters
     ----------
     group_id
-        Target subresource: AzureBackup (AzureBackup_secondary is known and not built yet).
+        Target subresource: AzureBackup, or AzureBackup_secondary for a network in the paired region.
     manual_request
         Ask the vault's owner for approval even if you could approve it yourself.
     request_message
@@ -162,7 +162,7 @@ def endpoint_create(
     kind = "manualPrivateLinkServiceConnections" if manual_request else "privateLinkServiceConnections"
     properties = {"subnet": {"id": f"{network_id}/subnets/{subnet}"}, kind: [{"name": name, "properties": link}]}
     endpoint = arm.id(group, NETWORK, "privateEndpoints", name)
-    where = location or arm.location_of(group)
+    where = location or arm.get(network_id)["location"]
     answer = arm.put(endpoint, {"location": where, "properties": properties})
     if integrate_dns:
         zones = required_zones(arm, vault_id, group_id)

@@ -5,8 +5,9 @@
     3 ``enter``       the caller's vault is the door's                       otherwise 403
     4 ``enter``       the vault's network rule                               otherwise 403, and the vault was not opened
     5 ``enter``       the caller is of the kind this call is for             otherwise 403
+    6 ``secondary``   the door's region serves this call                     otherwise 403, or 501 for what it will serve
 
-3 and 4 stand before 5: who is outside hears nothing about what he could do inside. None of 1 to 5 is an attempt.
+3 and 4 stand before 5: who is outside hears nothing about what he could do inside. None of 1 to 6 is an attempt.
 """
 
 from __future__ import annotations
@@ -15,10 +16,27 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from undercroft.dataplane.hosts import Host, Hosts, without_port
-from undercroft.errors import InvalidInput, Misdirected, NotAuthenticated, NotAuthorized, RefusedByNetworkRule
+from undercroft.errors import (
+    CapabilityMissing,
+    InvalidInput,
+    Misdirected,
+    NotAuthenticated,
+    NotAuthorized,
+    RefusedByNetworkRule,
+)
 from undercroft.vnet.doors import Door
 
-__all__ = ["Bearer", "Caller", "SignedQuery", "VaultAudience", "VaultRule", "address", "credential", "enter"]
+__all__ = [
+    "Bearer",
+    "Caller",
+    "SignedQuery",
+    "VaultAudience",
+    "VaultRule",
+    "address",
+    "credential",
+    "enter",
+    "secondary",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +68,8 @@ class VaultRule:
     vault_id: int
     geo: str
     public_access: bool
+    paired_geo: str | None = None
+    """Of the region in which the vault's secondary endpoints stand."""
 
 
 class VaultAudience(Container[str]):
@@ -121,9 +141,27 @@ def enter(door: Door, host: Host, caller: Caller, vault: VaultRule | None, kinds
         )
     if caller.audience and not caller.audience.endswith(f"/{vault.vault_id}"):
         raise NotAuthorized("The token's audience is another vault's.")
-    if host.geo is not None and host.geo != vault.geo:
-        raise NotAuthorized(
-            f"The vault is in the region with the code '{vault.geo}', and this host serves '{host.geo}'."
-        )
+    geo = vault.paired_geo if door.secondary else vault.geo
+    if host.geo is not None and host.geo != geo:
+        raise NotAuthorized(f"The vault is in the region with the code '{geo}', and this host serves '{host.geo}'.")
     if caller.kind not in kinds:
         raise NotAuthorized(f"A caller of kind {caller.kind} may not make this call.")
+
+
+def secondary(door: Door, reads_points: bool) -> None:
+    """What a vault's secondary endpoint does not serve: it stands in the paired region, where data is only read from.
+
+    ``reads_points``: the call is one of cross-region restore, which needs replicated data.
+    """
+    if not door.secondary:
+        return
+    if reads_points:
+        raise CapabilityMissing(
+            "Cross-region restore is not implemented yet: the vault's recovery points are not replicated to the paired region, so "
+            "its secondary private endpoint has none to list or restore. Restore by an AzureBackup endpoint, in the vault's region."
+        )
+    raise NotAuthorized(
+        "This call came by a secondary private endpoint (AzureBackup_secondary), which stands in the paired region and serves "
+        "cross-region restore only. Register and back up by an AzureBackup endpoint, in the vault's own region.",
+        code="UserErrorAccessThroughSecondaryEndpoint",
+    )

@@ -37,7 +37,7 @@ from undercroft.errors import (
     UnknownField,
 )
 from undercroft.identity.tokens import Claims
-from undercroft.names import region
+from undercroft.names import region, regions
 from undercroft.state.database import Connection as DatabaseConnection
 from undercroft.state.database import Database
 from undercroft.store.store import Store
@@ -173,6 +173,7 @@ class Application:
         if found is None:
             raise _no_such_call(request.method, request.path)
         call, parameters = found
+        admission.secondary(exchange.door, call.reads_points)
         for name in request.query:
             if name not in call.query:
                 raise UnknownField(f"The query parameter '{name[:80]}' is not understood by this call.")
@@ -270,7 +271,11 @@ def _unexpected(error: Exception) -> UndercroftError:
 def _rule(vault: VaultRecord | None) -> VaultRule | None:
     if vault is None:
         return None
-    return VaultRule(vault.key, vault.vault_id, region(vault.region).geo_code, vault.public_access)
+    home = region(vault.region)
+    pair = None if home.pair is None else regions().get(home.pair)
+    return VaultRule(
+        vault.key, vault.vault_id, home.geo_code, vault.public_access, None if pair is None else pair.geo_code
+    )
 
 
 def _closed(connection: DatabaseConnection, keys: frozenset[str]) -> frozenset[str]:

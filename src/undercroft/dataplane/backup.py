@@ -424,6 +424,11 @@ class Call:
     handler: Handler
     query: frozenset[str] = frozenset()
 
+    @property
+    def reads_points(self) -> bool:
+        """Whether the paired region serves it, once data is there."""
+        return self.path.pattern.startswith(("/v1/points", "/v1/restores"))
+
 
 _ID = r"(?P<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 

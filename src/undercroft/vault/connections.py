@@ -8,8 +8,9 @@ This file is the only one that changes a connection's status, and this table is 
     Disconnected  disconnect -> Disconnected                                  (can only be deleted)
 
 Removing a connection ends it from any status: the endpoint, having none, then shows Disconnected. Only Approved carries
-traffic. When the last connection that ever did goes, the vault's registered containers need registering again (DESIGN 6, rule
-5). One that was never approved counts for nothing there: anybody may ask for it, and take it back.
+traffic. When the last ``AzureBackup`` connection that ever did goes, the vault's registered containers need registering again
+(DESIGN 6, rule 5). One that was never approved counts for nothing there: anybody may ask for it, and take it back. Neither
+does a secondary one: no host registers by it. Approval is also the moment at which the rules of ``eligibility`` are asked.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from undercroft.clock import timestamp
 from undercroft.errors import Conflict, InvalidParameter
 from undercroft.state import tasks
-from undercroft.state.schema import connections
-from undercroft.vault import containers
-from undercroft.vault.vaults import VaultRecord
+from undercroft.state.schema import connections, vaults
+from undercroft.vault import containers, eligibility
+from undercroft.vault.members import BACKUP
+from undercroft.vault.vaults import VaultRecord, require
 
 __all__ = [
     "ALLOWED",
@@ -109,7 +111,9 @@ def open_connection(
     description: str,
     now: datetime,
 ) -> ConnectionRecord:
-    """A new endpoint asks for a connection; the caller has checked eligibility."""
+    """A new endpoint asks for a connection, or opens one at once; refused as ``eligibility`` says."""
+    vault = require(connection, vault.key)  # whatever happened since the caller read it
+    eligibility.check_request(connection, vault, group, endpoint_id, approved=approved)
     name = f"{endpoint_name}.{vault.vault_id}.backup.{uuid.uuid4()}"
     record = ConnectionRecord(
         f"{vault.key}/privateendpointconnections/{name}".lower(),
@@ -135,7 +139,19 @@ def open_connection(
             carried=approved,
         )
     )
+    if approved:
+        _note_approval(connection, record)
     return record
+
+
+def _note_approval(connection: Connection, record: ConnectionRecord) -> None:
+    """From now on the vault has had an endpoint, for life; its copy in the store says so too."""
+    if record.group != BACKUP:
+        return
+    mine = vaults.c.key == record.vault_key
+    done = connection.execute(update(vaults).where(mine, vaults.c.had_endpoint.is_(False)).values(had_endpoint=True))
+    if done.rowcount:
+        tasks.enqueue(connection, "manifest", record.vault_key, tasks.AT_ONCE)
 
 
 def get(connection: Connection, key: str) -> ConnectionRecord | None:
@@ -166,7 +182,7 @@ def of_vault(connection: Connection, vault_key: str) -> tuple[ConnectionRecord, 
 def transition(
     connection: Connection, record: ConnectionRecord, status: Status, description: str | None = None
 ) -> ConnectionRecord:
-    """Set the status if the table allows it."""
+    """Set the status if the table allows it, and, for an approval, if the vault may have one endpoint more."""
     if status not in ALLOWED[record.status]:
         advice = (
             "A connection that was rejected or disconnected can only be removed; delete the private endpoint and create it "
@@ -181,7 +197,9 @@ def transition(
         )
     text = record.description if description is None else description
     values: dict[str, Any] = {"status": status.value, "description": text}
-    if status is Status.APPROVED:
+    if status is Status.APPROVED and record.status is not Status.APPROVED:
+        eligibility.check_approval(connection, require(connection, record.vault_key), record.group)
+        _note_approval(connection, record)
         values["carried"] = True
     connection.execute(update(connections).where(connections.c.key == record.key).values(**values))
     return ConnectionRecord(
@@ -195,7 +213,9 @@ def remove(connection: Connection, record: ConnectionRecord) -> int:
     carried = connection.execute(select(connections.c.carried).where(mine)).scalar()
     connection.execute(delete(connections).where(mine))
     tasks.enqueue(connection, "manifest", record.vault_key, tasks.AT_ONCE)
-    others = select(connections.c.key).where(connections.c.vault_key == record.vault_key, connections.c.carried)
-    if not carried or connection.execute(others.limit(1)).first() is not None:
+    others = select(connections.c.key).where(
+        connections.c.vault_key == record.vault_key, connections.c.group_id == BACKUP, connections.c.carried
+    )
+    if record.group != BACKUP or not carried or connection.execute(others.limit(1)).first() is not None:
         return 0
     return containers.require_registration(connection, record.vault_key)

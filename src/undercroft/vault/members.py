@@ -1,4 +1,8 @@
-"""Members: the names a vault answers to. Eight services from the start, two names more with each storage account."""
+"""Members: the names a vault answers to. Eight services from the start, a name or two more with each storage account.
+
+The group ``AzureBackup_secondary`` has eight services of its own, with the geo code of the paired region in their names. They
+are there from the vault's first secondary endpoint on; storage accounts are not among them until data is replicated.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,24 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, insert, select
 
-from undercroft.names import BACKUP_SERVICES, NameSuffixes, region
+from undercroft.errors import InvalidParameter
+from undercroft.names import BACKUP_SERVICES, NameSuffixes, Region, region, regions
 from undercroft.state import tasks
 from undercroft.state.schema import members
 
-__all__ = ["BACKUP", "Member", "add_account", "add_services", "of_vault"]
+__all__ = [
+    "BACKUP",
+    "SECONDARY",
+    "Member",
+    "add_account",
+    "add_secondary_services",
+    "add_services",
+    "of_vault",
+    "paired",
+]
 
 BACKUP = "AzureBackup"
+SECONDARY = "AzureBackup_secondary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +58,48 @@ def add_services(
     services: Sequence[str] = BACKUP_SERVICES,
 ) -> None:
     """The service members of a new vault (DESIGN section 6, rule 3)."""
-    geo_code = region(region_name).geo_code
+    _add_services(connection, vault_key, BACKUP, vault_id, region(region_name).geo_code, suffixes, services)
+
+
+def paired(region_name: str) -> Region:
+    """The region in which the vault's secondary endpoints stand."""
+    pair = region(region_name).pair
+    found = None if pair is None else regions().get(pair)
+    if found is None:
+        raise InvalidParameter(
+            f"The region '{region_name}' has no paired region, so a vault in it has no {SECONDARY} endpoints. Only {BACKUP} is "
+            "possible.",
+            code="UserErrorRegionHasNoPair",
+            target="properties.privateLinkServiceConnections.groupIds",
+        )
+    return found
+
+
+def add_secondary_services(
+    connection: Connection, vault_key: str, vault_id: int, region_name: str, suffixes: NameSuffixes
+) -> None:
+    """The service members in the paired region, if they are not there yet."""
+    place = paired(region_name)
+    if not of_vault(connection, vault_key, SECONDARY):
+        _add_services(connection, vault_key, SECONDARY, vault_id, place.geo_code, suffixes, BACKUP_SERVICES)
+
+
+def _add_services(
+    connection: Connection,
+    vault_key: str,
+    group: str,
+    vault_id: int,
+    geo_code: str,
+    suffixes: NameSuffixes,
+    services: Sequence[str],
+) -> None:
     connection.execute(
         insert(members),
         [
             {
                 "fqdn": suffixes.backup_member(vault_id, service, geo_code),
                 "vault_key": vault_key.lower(),
-                "group_id": BACKUP,
+                "group_id": group,
                 "service": service,
                 "name": f"backup-{service}",
                 "account": None,

@@ -22,6 +22,8 @@ class Door:
     vault_id: int | None = None
     fqdn: str | None = None
     """The member this address answers for; None on the public side."""
+    secondary: bool = False
+    """Whether it is the door of an ``AzureBackup_secondary`` endpoint, which stands in the paired region."""
 
     @property
     def public(self) -> bool:

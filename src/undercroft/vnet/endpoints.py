@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +33,8 @@ __all__ = [
 
 ENDPOINT_TYPE = "microsoft.network/privateendpoints"
 VAULT_TYPE = "microsoft.recoveryservices/vaults"
+_CLASSIC_GROUP = re.compile(r"(backup[-_])?(blob|queue|(ecs|prot)[0-9]*([-_](blob|queue))?)")
+"""What v1 layouts ask for: parts of storage accounts, and accounts."""
 
 
 class Group(StrEnum):
@@ -136,6 +139,8 @@ def parse_group(group_ids: Sequence[str]) -> Group:
     for group in Group:
         if group.lower() == wanted:
             return group
+    if _CLASSIC_GROUP.fullmatch(wanted):
+        raise _classic(f"The group id '{group_ids[0]}'", target)
     raise InvalidParameter(
         f"'{group_ids[0]}' is not a group id of a Recovery Services vault. Allowed: {allowed}.",
         code="InvalidGroupId",
@@ -147,12 +152,25 @@ def parse_target(text: str) -> ResourceId:
     """``privateLinkServiceId`` must be a vault."""
     target = "properties.privateLinkServiceConnections.privateLinkServiceId"
     found = ResourceId.parse(text)
+    if found.type.lower() == "microsoft.storage/storageaccounts":
+        raise _classic(f"A private endpoint to the storage account '{found.name}'", target)
     if found.type.lower() != VAULT_TYPE:
         raise CapabilityMissing(
             f"A private endpoint can be made for Microsoft.RecoveryServices/vaults only; '{text}' is a {found.type}.",
             target=target,
         )
     return found
+
+
+def _classic(what: str, target: str) -> CapabilityMissing:
+    """Separate endpoints for the vault's storage accounts: the classic layout, which cannot exist here (pains A2)."""
+    return CapabilityMissing(
+        f"{what} is of the classic experience (v1), in which a vault's storage accounts (ecs, prot) had private endpoints of "
+        "their own. Here is the v2 experience only: one endpoint for AzureBackup has the addresses and records of all accounts "
+        "of the vault, now and later. Delete the separate endpoints from your template, and make one for AzureBackup.",
+        code="UserErrorClassicPrivateEndpointNotSupported",
+        target=target,
+    )
 
 
 def check_static_addresses(member_names: Sequence[str]) -> None:

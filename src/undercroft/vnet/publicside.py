@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from undercroft.names import BACKUP_SERVICES, NameSuffixes, regions
 from undercroft.state.schema import connections, members
 from undercroft.vnet.doors import Door
+from undercroft.vnet.endpoints import Group
 
 __all__ = ["PUBLIC_SERVICES", "public_accounts", "public_addresses", "public_doors", "public_hosts"]
 
@@ -53,12 +54,15 @@ def public_accounts(
 ) -> tuple[dict[str, IPv4Address], dict[str, str]]:
     """Every storage name to its public address; and those whose vault has an approved endpoint to their ``privatelink`` name.
 
-    Azure's public DNS does the same: the CNAME appears with the first approved endpoint and goes with the last.
+    Azure's public DNS does the same: the CNAME appears with the first approved endpoint and goes with the last. A secondary
+    endpoint has no storage names, so it gives none an alias.
     """
     addresses = public_addresses(public_range)
     approved = set(
         connection.execute(
-            select(connections.c.vault_key).where(connections.c.status == "Approved").distinct()
+            select(connections.c.vault_key)
+            .where(connections.c.status == "Approved", connections.c.group_id == Group.BACKUP.value)
+            .distinct()
         ).scalars()
     )
     rows = connection.execute(

@@ -23,7 +23,7 @@ from undercroft.vault.members import Member
 from undercroft.vnet import allocations, endpoints, interfaces, networks, publicside, zones
 from undercroft.vnet.allocations import Allocation
 from undercroft.vnet.doors import Door
-from undercroft.vnet.endpoints import EndpointRecord
+from undercroft.vnet.endpoints import EndpointRecord, Group
 
 __all__ = [
     "EndpointPlan",
@@ -109,6 +109,7 @@ class NetworkPlan:
                         vault_key=endpoint.record.value.vault_key,
                         vault_id=endpoint.vault_id,
                         fqdn=one.member_fqdn,
+                        secondary=endpoint.record.value.group is Group.BACKUP_SECONDARY,
                     )
         return found
 

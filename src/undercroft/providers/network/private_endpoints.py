@@ -29,7 +29,7 @@ from undercroft.providers.collaborators import (
     reading,
     refuse_if_given,
 )
-from undercroft.vault import connections, eligibility, members, vaults
+from undercroft.vault import connections, members, vaults
 from undercroft.vault.connections import Status
 from undercroft.vnet import allocations, endpoints, networks, zones
 from undercroft.vnet.endpoints import ENDPOINT_TYPE, EndpointRecord, Group, PrivateEndpoint
@@ -177,7 +177,8 @@ def _health(connection: Connection, body: PrivateEndpoint) -> dict[str, Any]:
     subnet = networks.get_subnet(connection, body.subnet_key)
     free = 0 if subnet is None else allocations.free_count(connection, subnet)
     known = len(members.of_vault(connection, body.vault_key, body.group))
-    soon = max(0, len(BACKUP_SERVICES) + _FIRST_ACCOUNT_MEMBERS - known) + body.missing_addresses
+    expected = len(BACKUP_SERVICES) + (_FIRST_ACCOUNT_MEMBERS if body.group is Group.BACKUP else 0)
+    soon = max(0, expected - known) + body.missing_addresses
     state = "Degraded" if body.missing_addresses else "Healthy" if free >= soon else "AtRisk"
     return {"state": state, "missingAddresses": body.missing_addresses, "freeAddresses": free, "neededSoon": soon}
 
@@ -231,12 +232,6 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             raise CapabilityMissing(f"ipVersionType '{properties.ip_version_type}': only IPv4 is built.")
         vault_id = endpoints.parse_target(link.properties.private_link_service_id)
         group = endpoints.parse_group(link.properties.group_ids)
-        if group is Group.BACKUP_SECONDARY:
-            raise CapabilityMissing(
-                "AzureBackup_secondary endpoints lead to the vault's paired region, whose stamp is not built yet. "
-                "Use AzureBackup.",
-                target="properties.privateLinkServiceConnections.groupIds",
-            )
         subnet_id = _subnet_id(properties.subnet)
         await call.rights.require(JOIN, subnet_id)
         approved = not manual and await call.rights.may(APPROVE, vault_id)
@@ -261,8 +256,10 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             if subnet is None or network is None:
                 raise NotFound(f"The subnet {subnet_id} was not found.", code="InvalidResourceReference")
             vault = vaults.require(connection, vault_id.key)
+            if group is Group.BACKUP_SECONDARY:
+                suffixes = parts.settings.suffixes
+                members.add_secondary_services(connection, vault.key, vault.vault_id, vault.region, suffixes)
             endpoints.check_regions(group, location, network.region, vault.region)
-            eligibility.admit_endpoint(connection, vault, group)
             for other in connections.of_vault(connection, vault.key):
                 if ResourceId.parse(other.endpoint_id).name.lower() == call.id.name.lower():
                     raise Conflict(
@@ -283,6 +280,16 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
                 request_message=link.properties.request_message or "",
             )
             now = parts.clock.now()
+            connections.open_connection(
+                connection,
+                vault,
+                endpoint_id=str(call.id),
+                endpoint_name=call.id.name,
+                group=group,
+                approved=approved,
+                description="None" if approved else (value.request_message or "Awaiting approval"),
+                now=now,
+            )
             resources.put(
                 connection,
                 call.id,
@@ -305,16 +312,6 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             )
             names = [member.fqdn for member in members.of_vault(connection, vault.key, group)]
             allocations.allocate(connection, subnet, call.id.key, names)
-            connections.open_connection(
-                connection,
-                vault,
-                endpoint_id=str(call.id),
-                endpoint_name=call.id.name,
-                group=group,
-                approved=approved,
-                description="None" if approved else (value.request_message or "Awaiting approval"),
-                now=now,
-            )
             vaults.changed(connection, vault.key, now)
             return True, enqueue_networks(parts, connection, [network.key])
 
