@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.fabric.machine import PATHS, PYTHON, drivers
-from undercroft.errors import InvalidParameter
+from tests.fabric.machine import PATHS, PYTHON, drivers, network
+from undercroft.errors import CapabilityMissing, InvalidParameter
+from undercroft.fabric import nftables
+from undercroft.fabric.driver import NamespaceDriver
 from undercroft.fabric.probe import choose_driver, describe, try_driver
+from undercroft.fabric.specification import PacketFilter
 
 pytestmark = pytest.mark.rootless
 
@@ -86,7 +91,26 @@ def test_description() -> None:
     for driver in drivers():
         found = describe(choose_driver(driver))
         assert found["driver"] == driver and found["simulation"] is False
-        assert "security groups" in found["missing"]
+        assert found["security groups"] is True, "needs libnftables1"
+
+
+def test_security_groups_without_the_library_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(nftables, "LIBRARY", "libnftables-is-not-here.so.1")
+    nftables._library.cache_clear()
+    try:
+        for driver in drivers():
+            found = describe(choose_driver(driver))
+            assert found["security groups"] is False
+            assert "apt-get install libnftables1" in found["missing"]["security groups"]
+        why = nftables.why_missing(rootless=False)
+    finally:
+        nftables._library.cache_clear()
+    driving = NamespaceDriver("netns", tmp_path, tmp_path / "record", why)
+    assert not driving.capabilities.security_groups
+    with pytest.raises(CapabilityMissing, match="libnftables1"):
+        driving.apply(replace(network("a"), filters=(PacketFilter("/nsg/a"),)))
 
 
 def test_unknown_driver() -> None:

@@ -26,7 +26,6 @@ __all__ = ["DRIVERS", "Driver", "LoopbackDriver", "NamespaceDriver", "capabiliti
 
 DRIVERS = ("netns", "rootless", "loopback")
 
-_NO_SECURITY_GROUPS = ("security groups", "not built yet; every packet between VMs of a network is let through")
 _NO_FOREIGN_OWNERS = (
     "foreign owners",
     "an unprivileged user namespace holds one user; files of others can be neither read past their mode nor given back. "
@@ -37,13 +36,15 @@ _SIMULATION = (
 )
 
 
-def capabilities_of(driver: str) -> Capabilities:
+def capabilities_of(driver: str, no_security_groups: str = "") -> Capabilities:
+    """``no_security_groups``: why there can be none (``nftables.why_missing``)."""
     real, rootless = driver != "loopback", driver == "rootless"
     if not real:
         lacking = "networks", "isolation", "overlapping networks", "privileged ports", "execute", "foreign owners"
         missing = tuple((name, _SIMULATION) for name in (*lacking, "security groups"))
     else:
-        missing = (_NO_SECURITY_GROUPS, _NO_FOREIGN_OWNERS) if rootless else (_NO_SECURITY_GROUPS,)
+        missing = (("security groups", no_security_groups),) if no_security_groups else ()
+        missing += (_NO_FOREIGN_OWNERS,) if rootless else ()
     return Capabilities(
         driver=driver,
         isolation=real,
@@ -51,7 +52,7 @@ def capabilities_of(driver: str) -> Capabilities:
         privileged_ports=real,
         execute=real,
         foreign_owners=real and not rootless,
-        security_groups=False,
+        security_groups=real and not no_security_groups,
         missing=missing,
     )
 
@@ -78,8 +79,8 @@ class Driver(Protocol):
 
 
 class NamespaceDriver:
-    def __init__(self, name: str, vms: Path, record: Path) -> None:
-        self._name = name
+    def __init__(self, name: str, vms: Path, record: Path, no_security_groups: str = "") -> None:
+        self._capabilities = capabilities_of(name, no_security_groups)
         self._vms = vms
         self._record = record
         self._mark = secrets.token_hex(8)
@@ -88,7 +89,7 @@ class NamespaceDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        return capabilities_of(self._name)
+        return self._capabilities
 
     def _write_record(self) -> None:
         inodes = (host.namespace.inode for network in self._networks.values() for host in network.hosts.values())
@@ -96,6 +97,11 @@ class NamespaceDriver:
 
     def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
         check(specification)
+        if specification.filters and not self._capabilities.security_groups:
+            reason = dict(self._capabilities.missing)["security groups"]
+            raise CapabilityMissing(
+                f"Network {specification.id} has security groups, which are not possible here: {reason}."
+            )
         network = self._networks.get(specification.id)
         for other in self._networks.values():
             if other is not network and (both := other.hosts.keys() & {host.id for host in specification.hosts}):

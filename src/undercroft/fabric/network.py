@@ -7,8 +7,9 @@ addresses are /32s on ``lo``. The prefixes are unreachable but for what exists. 
 
 ``apply`` asks the kernel what is there, in the VNet and in each VM, compares, and sends the difference. It looks at links, their
 state, MAC and per-link settings, IPv4 addresses and the main routing table. In the VNet everything of that must be as planned,
-except links that somebody added; in a VM further routes and links are the VM's own affair. It does not look at policy rules,
-other tables, packet filters or neighbour entries. Name files are compared too.
+except links that somebody added; in a VM further routes and links are the VM's own affair. The VNet's own packet filters (``ruleset``)
+are looked at too, not those that others add. It does not look at policy rules, other routing tables or neighbour entries. Name files
+are compared too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from undercroft.errors import InvalidParameter, LocalProblem
 from undercroft.fabric import occupants
 from undercroft.fabric.host import Host
 from undercroft.fabric.namespace import Namespace
+from undercroft.fabric.nftables import Table
 from undercroft.fabric.plan import LinkPlan, Plan, Step, compare, observe
 from undercroft.fabric.rtnetlink import (
     LOOPBACK,
@@ -34,6 +36,7 @@ from undercroft.fabric.rtnetlink import (
     set_arp_timing,
     set_link,
 )
+from undercroft.fabric.ruleset import ruleset
 from undercroft.fabric.specification import (
     METADATA_ADDRESS,
     WIRE_ADDRESS,
@@ -75,6 +78,7 @@ class Network:
         self._vms = vms
         self._mark = mark
         self._changed = changed
+        self._table = Table(self.namespace)
         self._plan: Plan | None = None
         self._host_plans: dict[str, Plan] = {}
 
@@ -85,6 +89,8 @@ class Network:
             drifts.append(Drift(self.id, "network", created=True))
         drifts += self._end_hosts(self.hosts.keys() - {host.id for host in specification.hosts})
         drifts += self._make_hosts(specification)
+        # Before a new VM has a link: no packet passes unfiltered.
+        drifts += self._filter(specification)
         drifts += self._connect_hosts()
         plan = _network_plan(specification, self.hosts)
         steps = _converge(self.namespace, plan, self._plan, f"network {self.id}")
@@ -116,6 +122,11 @@ class Network:
             if made:
                 self._changed()
         return drifts
+
+    def _filter(self, specification: NetworkSpecification) -> list[Drift]:
+        links = {id: _link_name(host.link) for id, host in self.hosts.items()}
+        changed = self._table.apply(ruleset(specification, links), f"network {self.id}")
+        return [] if changed is None else [Drift(self.id, "security rules", created=changed)]
 
     def _connect_hosts(self) -> list[Drift]:
         """Make the links of which either end is missing or is not what we made; also delete links left from before."""
@@ -177,6 +188,7 @@ class Network:
                 host.remove_files()
         self.hosts.clear()
         self._host_plans.clear()
+        self._table.close()
         self.namespace.close()
 
 
@@ -194,6 +206,10 @@ def check(specification: NetworkSpecification) -> None:
                 f"VM {host.name} cannot have {host.address}: something else in network {specification.id} has it.",
                 target="hosts",
             )
+    known = {filter.id for filter in specification.filters}
+    for wanted in (*(host.filters for host in specification.hosts), *(guard.filters for guard in specification.guards)):
+        if unknown := set(wanted) - known:
+            raise InvalidParameter(f"Network {specification.id} has no filter {min(unknown)}.", target="filters")
 
 
 def _subnet_of(host: HostSpecification, specification: NetworkSpecification) -> IPv4Network:

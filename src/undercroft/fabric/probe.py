@@ -26,6 +26,7 @@ from undercroft.fabric.namespace import (
     keep_mounts_private,
     unshare,
 )
+from undercroft.fabric.nftables import why_missing
 from undercroft.fabric.rtnetlink import LOOPBACK, Netlink, add_pair, set_link
 
 __all__ = ["Choice", "Finding", "choose_driver", "describe", "try_driver"]
@@ -177,7 +178,8 @@ def choose_driver(driver: str = "auto") -> Choice:
 
 def describe(choice: Choice) -> dict[str, Any]:
     """For ``fabric probe``: what the chosen driver can do; ``missing`` says what is not possible, why, and what to change."""
-    found = capabilities_of(choice.driver)
+    real = choice.driver != "loopback"
+    found = capabilities_of(choice.driver, why_missing(rootless=choice.driver == "rootless") if real else "")
     missing = {f"driver {finding.driver}": str(finding) for finding in choice.findings if not finding.works}
     return {
         "driver": found.driver,

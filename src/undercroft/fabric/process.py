@@ -56,6 +56,7 @@ from undercroft.fabric.messages import (
     reachable,
 )
 from undercroft.fabric.namespace import enter_user_namespace
+from undercroft.fabric.nftables import why_missing
 from undercroft.fabric.occupants import end_survivors
 from undercroft.fabric.specification import Execution
 
@@ -273,13 +274,16 @@ def _prepare(driver: str, vms: Path, record: Path) -> Driver:
                 f"The kernel refused a user namespace ({error.filename}: {error.strerror}); "
                 "'undercroft fabric probe' says what to change."
             ) from error
+    no_security_groups = why_missing(
+        rootless=False
+    )  # where networks will be made: already in the user namespace, if any
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     vms.mkdir(parents=True, exist_ok=True)
-    return NamespaceDriver(driver, vms.absolute(), record)
+    return NamespaceDriver(driver, vms.absolute(), record, no_security_groups)
 
 
 async def _serve(listener: socket.socket, driver: Driver, ready: Callable[[], None]) -> None:

@@ -2,7 +2,8 @@
 
 Vocabulary: a *network* is a VNet's namespace; a *host* is a VM: a namespace of its own on a routed veth; *addresses* are
 the /32s that the network itself answers for (private endpoints, and the public side). 168.63.129.16 and 169.254.169.254 and
-each subnet's gateway are always there and need no mention.
+each subnet's gateway are always there and need no mention. A *filter* is what a security group comes to in this network: rules of
+packets, in order; a *guard* puts filters before addresses of the network itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 __all__ = [
     "METADATA_ADDRESS",
@@ -20,8 +21,12 @@ __all__ = [
     "Drift",
     "Execution",
     "Fabric",
+    "Guard",
     "HostSpecification",
     "NetworkSpecification",
+    "PacketFilter",
+    "PacketRule",
+    "PortRange",
     "Transport",
 ]
 
@@ -48,6 +53,43 @@ class Capabilities:
     missing: tuple[tuple[str, str], ...] = ()
 
 
+PortRange: TypeAlias = tuple[int, int]
+"""First and last, both included."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacketRule:
+    """Matches when everything does. ``protocol`` is tcp, udp or icmp; empty: any. Without ports: all of them; with ports and without
+    a protocol: those of TCP and UDP. A rule without sources or destinations matches nothing."""
+
+    allow: bool
+    protocol: str
+    sources: tuple[IPv4Network, ...]
+    destinations: tuple[IPv4Network, ...]
+    source_ports: tuple[PortRange, ...] = ()
+    destination_ports: tuple[PortRange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PacketFilter:
+    """The first rule that matches decides; a packet that none matches is dropped. Only the first packet of a connection is looked
+    at: the rest of it, its answers and the errors about it pass."""
+
+    id: str
+    inbound: tuple[PacketRule, ...] = ()
+    outbound: tuple[PacketRule, ...] = ()
+    platform: tuple[PacketRule, ...] = ()
+    """Instead of ``outbound`` for what goes to 168.63.129.16 and 169.254.169.254; what none matches passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The ``inbound`` rules of these filters stand before these addresses, whoever comes."""
+
+    addresses: frozenset[IPv4Address]
+    filters: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class HostSpecification:
     id: str
@@ -55,6 +97,8 @@ class HostSpecification:
     name: str
     address: IPv4Address
     resolvers: tuple[IPv4Address, ...] = (WIRE_ADDRESS,)
+    filters: tuple[str, ...] = ()
+    """Ids of filters of the network; a packet needs the consent of each. None: no filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +110,8 @@ class NetworkSpecification:
     addresses: frozenset[IPv4Address] = frozenset()
     public_addresses: frozenset[IPv4Address] = frozenset()
     hosts: tuple[HostSpecification, ...] = ()
+    filters: tuple[PacketFilter, ...] = ()
+    guards: tuple[Guard, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
