@@ -232,6 +232,7 @@ class Peer:
         self.names = Names()
         self.blob_capacity: int | None = None
         self.logs: dict[str, str] = {}
+        self.told: list[dict[str, str]] = []
 
     def __enter__(self) -> Peer:
         for server in self.servers.values():
@@ -422,6 +423,11 @@ class Peer:
             "pending": self.pending["container"],
         }
 
+    def paths(self, caller: str, document: dict[str, Any], query: Any) -> None:
+        assert set(document) <= {"legs", "jobId"}
+        assert all(set(leg) == {"leg", "because", "proxy"} for leg in document["legs"])
+        self.told += document["legs"]
+
     def must_be_registered(self) -> None:
         if not self.registered:
             raise Refused(403, "UserErrorContainerNotRegistered", "The container is not registered.")
@@ -577,6 +583,7 @@ class Peer:
     calls: ClassVar[dict[str, Callable[..., Any]]] = {
         "POST /v1/register": register,
         "GET /v1/container": container,
+        "POST /v1/paths": paths,
         "GET /v1/objects": objects,
         "GET /v1/objects/(.+)": object,
         "POST /v1/backups": open_backup,

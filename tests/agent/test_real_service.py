@@ -41,6 +41,8 @@ from undercroft.names import BACKUP_SERVICES
 from undercroft.state import schema
 from undercroft.state.database import Connection
 from undercroft.trace import fresh
+from undercroft.vault import jobs, paths
+from undercroft.vault.paths import PathSeen
 
 CLOCK = SystemClock()
 PASSPHRASE = "correct horse battery staple"
@@ -262,6 +264,71 @@ async def test_storage_whose_private_record_is_missing_is_named(site: Site) -> N
 
     with pytest.raises(RefusedByNetworkRule, match=r"prot01\.blob.*A record"):
         await asyncio.to_thread(work)
+
+
+def paths_of(site: Site) -> dict[str, PathSeen]:
+    identity = site.home.load()
+    seen = site.plane.database.transact(lambda connection: paths.of_container(connection, identity.container_id))
+    return {one.leg: one for one in seen}
+
+
+async def test_the_path_of_each_leg_is_recorded_with_the_reason_of_a_fallback(site: Site) -> None:
+    """Pains A7: while public access is enabled, a lost zone link leaves the jobs green and the path wrong."""
+    await site.register()
+    await site.back_up()
+    seen = paths_of(site)
+    assert {leg: one.door.partition(":")[0] for leg, one in seen.items()} == {
+        "backup": "private",
+        "blob": "private",
+        "login": "public",
+    }
+    assert (seen["backup"].fallbacks, seen["backup"].public_time) == (0, None)
+    site.private = False
+    report = await site.back_up()
+    assert report.summary.path == "public"
+    seen = paths_of(site)
+    assert seen["backup"].public and seen["blob"].public
+    assert (seen["backup"].fallbacks, seen["blob"].fallbacks) == (1, 0)
+    assert "privatelink" in (seen["backup"].reason or "") and "NXDOMAIN" in (seen["backup"].reason or "")
+    assert seen["backup"].private_time is not None
+
+    def details(connection: Connection) -> jobs.Details:
+        job = jobs.find(connection, report.job)
+        assert job is not None
+        return job.details
+
+    noted = site.plane.database.transact(details)
+    assert noted.paths == {"backup": "public", "blob": "public", "login": "public"}
+    assert "NXDOMAIN" in noted.fallbacks["backup"] and noted.files_done == 31
+    site.private = True
+    await site.back_up()
+    seen = paths_of(site)
+    assert not seen["backup"].public and not seen["blob"].public and seen["backup"].fallbacks == 1
+
+
+async def test_storage_by_the_public_side_of_a_vault_that_is_reached_privately_is_told(site: Site) -> None:
+    """A custom DNS server without the account's record: works while public access is enabled, and is not private."""
+    await site.register()
+
+    class NoBlobRecord(Live):
+        def addresses(self, name: str) -> tuple[str, ...]:
+            return (PUBLIC["blob"],) if ".blob." in name else super().addresses(name)
+
+    said: list[str] = []
+
+    def work() -> BackupReport:
+        identity = site.home.load()
+        session = open_session(identity, NoBlobRecord(site), CLOCK)
+        try:
+            return run_backup(site.home, identity, session, FilesSource(site.files), PASSPHRASE, CLOCK, said.append)
+        finally:
+            session.close()
+
+    report = await asyncio.to_thread(work)
+    assert report.summary.path == "private and public"
+    assert any("public side" in line and PUBLIC["blob"] in line for line in said)
+    blob = paths_of(site)["blob"]
+    assert blob.public and blob.fallbacks == 1 and PUBLIC["blob"] in (blob.reason or "")
 
 
 async def test_superseded_credentials_and_a_second_registration(site: Site) -> None:

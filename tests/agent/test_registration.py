@@ -39,8 +39,9 @@ def test_registration_leaves_an_identity_that_only_its_owner_reads(registered: R
     assert stat.S_IMODE(home.root.stat().st_mode) == 0o700
     assert registered.accounts == (COMMUNICATION,)
     assert registered.warnings == ()
-    route = home.last_route()
-    assert route is not None and route.path == "private" and route.because == ""
+    ways = home.last_ways()
+    assert (ways["backup"].path, ways["backup"].because) == ("private", "")
+    assert ways["login"].host.startswith("login.")
 
 
 def test_registering_again_keeps_the_container_and_replaces_the_key(
@@ -67,8 +68,10 @@ def test_by_the_public_path_it_works_when_the_vault_allows_it_and_is_noted(
 ) -> None:
     peer.hide_private_names()
     run(peer, home, tmp_path)
-    route = home.last_route()
-    assert route is not None and route.path == "public" and "NXDOMAIN" in route.because
+    way = home.last_ways()["backup"]
+    assert way.path == "public" and "NXDOMAIN" in way.because and way.fallbacks == 1
+    (told,) = [leg for leg in peer.told if leg["leg"] == "backup"]
+    assert "privatelink" in told["because"]
 
 
 def test_without_fallback_a_missing_private_name_is_final(peer: Peer, home: AgentHome, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from tests.providers.site import Site
-from undercroft.vault import accounts, backups, containers, items, jobs, points, vaults
+from undercroft.vault import accounts, backups, connections, containers, items, jobs, points, vaults
+from undercroft.vault.connections import ConnectionRecord
 
 LEASE = timedelta(minutes=5)
 
@@ -61,3 +62,18 @@ async def back_up(site: Site, container: str, item: str, *, fails: bool = False,
         return backup.job_id
 
     return await site.database.write(work)
+
+
+def connect(connection: Connection, vault_id: str, endpoint: str, now: datetime) -> ConnectionRecord:
+    """An approved connection, as an endpoint of the vault's owner has."""
+    vault = vaults.require(connection, vault_id.lower())
+    return connections.open_connection(
+        connection,
+        vault,
+        endpoint_id=f"{vault_id.rpartition('/providers/')[0]}/providers/Microsoft.Network/privateEndpoints/{endpoint}",
+        endpoint_name=endpoint,
+        group="AzureBackup",
+        approved=True,
+        description="",
+        now=now,
+    )

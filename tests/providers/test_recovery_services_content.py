@@ -6,12 +6,15 @@ import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
-from tests.providers.content import back_up, register
+from tests.providers.content import back_up, connect, register
 from tests.providers.site import Site, site
 from undercroft.clock import ManualClock
+from undercroft.vault import connections, paths
 
 DOOR = "private:/subscriptions/s/resourcegroups/rg/providers/microsoft.network/privateendpoints/door"
 
@@ -60,6 +63,41 @@ async def test_hosts_and_the_path_of_their_last_call(here: Site) -> None:
     refused = await here.send("DELETE", encoded)
     assert refused.status == 501
     assert "register" in refused.message
+
+
+async def test_a_host_on_the_public_path_is_a_warning_only_while_an_endpoint_is_approved(here: Site) -> None:
+    clock = here.plane.clock
+    made = await here.database.write(lambda opened: connect(opened, here.vault_id(), "door", clock.now()))
+    container = await register(here, "web01", DOOR)
+
+    def outside(connection: Connection) -> None:
+        paths.note(connection, container, "backup", "public", clock.now())
+        paths.note(connection, container, "blob", DOOR, clock.now())
+        paths.tell(connection, container, [paths.Told("backup", "fc1.example: NXDOMAIN", "http://p:3128")], clock.now())
+
+    await here.database.write(outside)
+
+    async def shown() -> dict[str, Any]:
+        (found,) = (await here.get(f"{here.vault_id()}/backupProtectionContainers")).json["value"]
+        properties: dict[str, Any] = found["properties"]
+        return properties
+
+    properties = await shown()
+    backup, blob = properties["extendedInfo"]["paths"]
+    assert (backup["leg"], backup["path"], backup["fallbacks"], backup["proxy"]) == (
+        "backup",
+        "public",
+        1,
+        "http://p:3128",
+    )
+    assert (blob["path"], blob["endpoint"]) == ("private", DOOR.partition(":")[2])
+    assert properties["containerHealthState"] == "Warning"
+    (detail,) = properties["mabContainerHealthDetails"]
+    assert "'door'" in detail["message"] and "NXDOMAIN" in detail["message"] and "blob" not in detail["message"]
+    assert "privatelink" in detail["recommendations"][0]
+    await here.database.write(lambda opened: connections.transition(opened, made, connections.Status.REJECTED))
+    properties = await shown()
+    assert (properties["containerHealthState"], properties["mabContainerHealthDetails"]) == ("Healthy", [])
 
 
 async def test_filters_of_az_on_hosts(here: Site) -> None:

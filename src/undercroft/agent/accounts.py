@@ -8,6 +8,7 @@ The messages here therefore name the records that are missing.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from undercroft.errors import RefusedByNetworkRule, Unavailable
@@ -110,13 +111,19 @@ def check_storage(session: Session, grant: Grant) -> tuple[Route, str]:
         raise RefusedByNetworkRule(f"{refused.message} {ADD_RECORD}", target=grant.account) from refused
     if isinstance(refused, LegFailed):
         raise refused
-    vault_is_private = any(
-        known.path == "private" and looks_private(known.address) for known in session.routes.values()
-    )
-    if looks_private(route.address) or not vault_is_private:
-        return Route(route.host, route.address, route.port, "private" if looks_private(route.address) else "public"), ""
+    path = answer.door or ("private" if looks_private(route.address) else "public")
+    vault_is_private = any(known.path == "private" for known in session.routes.values())
+    if path == "private" or not vault_is_private:
+        return replace(route, path=path), ""
+    host = split_port(grant.blob_host)[0]
+    found = f"the proxy {route.proxy} reached {host}" if route.proxy else f"{host} resolves to {route.address}"
+    because = f"{found}, which is the public side"
     return (
-        Route(route.host, route.address, route.port, "public"),
-        f"The vault is reached privately, but {split_port(grant.blob_host)[0]} resolves to {route.address}, which looks public: the "
-        f"record is missing in this host's DNS. It works only while the vault's public access is enabled. {ADD_RECORD}",
+        replace(route, path=path, because=because),
+        f"The vault is reached privately, but {because}: the record is missing in {the_dns(route)}. It works only while the vault's "
+        f"public access is enabled. {ADD_RECORD}",
     )
+
+
+def the_dns(route: Route) -> str:
+    return "the DNS of the proxy's network" if route.proxy else "this host's DNS"

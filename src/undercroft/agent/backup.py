@@ -18,13 +18,14 @@ from undercroft.errors import Conflict, NotAuthorized, UndercroftError
 from .accounts import await_grant, check_storage
 from .depot import Grants, VaultDepot
 from .heartbeat import Heartbeat
-from .identity import AgentHome, Identity, RouteNote, write_atomically
+from .identity import AgentHome, Identity, write_atomically
 from .interruption import interruptible
 from .joblog import JobLog, told
 from .keys import make_keys, open_keys
 from .lock import only_one
 from .messages import Committed, Container, Grant, Item, OpenBackup
 from .passphrase import FINAL
+from .paths import Ways
 from .progress import Amounts, Display, Summary
 from .resolve import Route
 from .session import ObjectsMissing, Session
@@ -72,12 +73,10 @@ def printable(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
 
 
-def registered_container(session: Session, home: AgentHome, say: Say) -> Container:
-    """What the vault knows of this host, and how it was reached; refused when it must register again."""
+def registered_container(session: Session, say: Say) -> Container:
+    """What the vault knows of this host; refused when it must register again."""
     container = session.call("fc1", "GET", "/v1/container", Container)
-    route = session.routes["fc1"]
-    home.note_route(RouteNote(route.path, route.host, route.address, route.because, session.clock.now()))
-    say(f"Vault '{container.vault_name}' by the {route}.")
+    say(f"Vault '{container.vault_name}' by the {session.routes['fc1']}.")
     if container.registration != "Registered":
         raise NotAuthorized(
             f"The vault '{container.vault_name}' does not accept this host any more: its last private endpoint was removed after "
@@ -152,16 +151,19 @@ def run_backup(
     with only_one(home.lock_file, "agent backup"), interruptible(session, RESUME):
         started = clock.monotonic()
         log = JobLog(clock, say)
-        container = registered_container(session, home, log.say)
+        ways = Ways(session, home, log.say)
+        container = registered_container(session, log.say)
         reader = VaultDepot(session, SERVICE, None)
         keys = open_keys(reader, passphrase)
         item = Item(printable(source.path), source.kind)
         backup = OpenedBackup.begin(session, item)
         try:
+            ways.tell(backup.opened.job_id)
             first = backup.grant()
             storage, warning = check_storage(session, first)
             if warning:
                 log.say(f"warning: {warning}")
+            ways.tell(backup.opened.job_id, storage)
             log.add(f"Storage account '{first.account}' by the {storage}.")
             grants = Grants(first, backup.renew)
             depot = VaultDepot(session, SERVICE, grants)

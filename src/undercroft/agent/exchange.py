@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from undercroft.clock import Clock
 from undercroft.errors import PeerMisbehaved
 
-from .resolve import Dialer, LegFailed, Route, Target
+from .resolve import Dialer, LegFailed, PathName, Route, Target
 
 __all__ = ["Answer", "Body", "ConnectionLost", "Exchange"]
 
@@ -46,6 +46,12 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     route: Route
+
+    @property
+    def door(self) -> PathName | None:
+        """By which kind of door the service saw this call come; None when it does not say."""
+        said = self.headers.get("x-undercroft-door")
+        return said if said in ("private", "public") else None  # type: ignore[return-value]
 
 
 class Line(http.client.HTTPConnection):

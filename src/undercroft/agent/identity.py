@@ -1,13 +1,14 @@
 """The container's identity in the agent's home, one file written atomically: ``identity.json``, mode 0600.
 
 One file, because id, key and the vault's names belong together: after a crash there is the old identity or the new one, never
-a mixture. The folder also holds the lock, the engine's cache and a note of the route that was last used.
+a mixture. The folder also holds the lock, the engine's cache and a note of the ways that were last used.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,13 +43,16 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
 
 
 class RouteNote(msgspec.Struct, frozen=True, rename="camel"):
-    """How the vault was last reached; ``agent status`` shows it."""
+    """How one leg was last reached; ``agent status`` shows it."""
 
     path: str
     host: str
     address: str
     because: str
     time: datetime
+    proxy: str = ""
+    fallbacks: int = 0
+    """Runs of the agent in which this leg took the public way for want of the private one."""
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -144,11 +148,12 @@ class AgentHome:
             raise LocalProblem(f"{path} has version {identity.version}; this agent reads version {VERSION}.")
         return identity
 
-    def note_route(self, note: RouteNote) -> None:
-        write_atomically(self.route_file, msgspec.json.encode(note))
+    def note_ways(self, ways: Mapping[str, RouteNote]) -> None:
+        """By leg: ``backup``, ``blob``, ``login``."""
+        write_atomically(self.route_file, msgspec.json.encode(dict(ways)))
 
-    def last_route(self) -> RouteNote | None:
+    def last_ways(self) -> dict[str, RouteNote]:
         try:
-            return msgspec.json.decode(self.route_file.read_bytes(), type=RouteNote)
+            return msgspec.json.decode(self.route_file.read_bytes(), type=dict[str, RouteNote])
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return None  # a note for people; nothing rests on it
+            return {}  # a note for people; nothing rests on it

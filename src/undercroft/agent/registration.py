@@ -18,6 +18,7 @@ from .exchange import Exchange
 from .identity import AgentHome, Identity
 from .lock import only_one
 from .messages import Registration
+from .paths import Ways
 from .resolve import Dialer, Resolver, trust_only
 from .session import Session, VaultHosts
 from .tokens import Caller, Tokens
@@ -148,10 +149,7 @@ def _with_accounts(
         container = await_accounts(session, seconds)
         names = tuple(account.name for account in container.accounts)
         warnings += unreachable_hosts(session.exchange.dialer.resolver, container.accounts)
-        from .identity import RouteNote
-
-        route = session.routes["fc1"]
-        home.note_route(RouteNote(route.path, route.host, route.address, route.because, clock.now()))
+        Ways(session, home, warnings.append).tell()
     except Unavailable as error:
         warnings.append(error.message)
     finally:

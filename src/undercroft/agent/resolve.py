@@ -13,7 +13,7 @@ import errno
 import ipaddress
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -89,9 +89,12 @@ class Route:
     port: int
     path: PathName
     because: str = ""
+    proxy: str = ""
+    """The explicit proxy that it went through, without user and password; then ``address`` is the proxy's."""
 
     def __str__(self) -> str:
-        text = f"{self.path} path: {self.host} at {self.address}"
+        where = f"through the proxy {self.proxy}" if self.proxy else f"at {self.address}"
+        text = f"{self.path} path: {self.host} {where}"
         return f"{text} ({self.because})" if self.because else text
 
 
@@ -165,7 +168,7 @@ class Dialer:
             raise LegFailed(
                 f"by the private name: {first.message}; by the public name: {error.message}", leg=error.leg
             ) from error
-        return connection, Route(route.host, route.address, route.port, "public", first.message)
+        return connection, replace(route, because=first.message)
 
     def leg(self, authority: str, path: PathName) -> tuple[ssl.SSLSocket, Route]:
         """One name, all its addresses in turn."""

@@ -18,6 +18,7 @@ from .interruption import interruptible
 from .joblog import JobLog, told
 from .keys import must_open_keys
 from .messages import Grant, OpenRestore, Point
+from .paths import Ways
 from .points import find_point
 from .progress import Amounts, Display, RestoreSummary
 from .session import Session
@@ -100,16 +101,19 @@ def run_restore(
     with interruptible(session, RESUME):
         started = clock.monotonic()
         log = JobLog(clock, say)
-        registered_container(session, home, log.say)
+        ways = Ways(session, home, log.say)
+        registered_container(session, log.say)
         point = find_point(session, wanted)
         keys = must_open_keys(VaultDepot(session, SERVICE, None), passphrase)
         opened = OpenedRestore.begin(session, point.id)
         now = RestoreProgress()
         try:
+            ways.tell(opened.opened.job_id)
             first = opened.grant()
             storage, warning = check_storage(session, first)
             if warning:
                 log.say(f"warning: {warning}")
+            ways.tell(opened.opened.job_id, storage)
             log.add(f"Storage account '{first.account}' by the {storage}.")
             grants = Grants(first, opened.renew)
             depot = VaultDepot(session, SERVICE, grants, readable=True)

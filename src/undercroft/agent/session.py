@@ -121,6 +121,11 @@ class Session:
         """By service: how it was last reached."""
         return dict(self._routes)
 
+    @property
+    def login_route(self) -> Route | None:
+        """How the login endpoint was last reached by this session."""
+        return self._tokens.route
+
     def call(
         self,
         service: str,

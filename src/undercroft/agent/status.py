@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from undercroft.errors import UndercroftError
 
 from .identity import AgentHome, Identity, RouteNote
 from .messages import Account, Container
+from .paths import Ways
 from .resolve import LegFailed, looks_private, split_port
 from .session import Session
 
@@ -33,13 +37,14 @@ class AccountSeen:
 @dataclass(frozen=True, slots=True)
 class Status:
     identity: Identity
-    route: RouteNote | None
+    ways: Mapping[str, RouteNote]
+    """By leg."""
     container: Container | None
     accounts: tuple[AccountSeen, ...]
     failure: str
 
     def document(self) -> dict[str, Any]:
-        identity, route = self.identity, self.route
+        identity, route = self.identity, self.ways.get("backup")
         return {
             "vault": identity.vault_name,
             "vaultId": identity.vault_id,
@@ -51,6 +56,7 @@ class Status:
             "registration": self.container.registration if self.container else None,
             "path": route.path if route else None,
             "route": {"host": route.host, "address": route.address, "because": route.because} if route else None,
+            "ways": {leg: msgspec.to_builtins(note) for leg, note in self.ways.items()},
             "accounts": [
                 {
                     "name": seen.account.name,
@@ -66,7 +72,7 @@ class Status:
         }
 
     def lines(self) -> list[str]:
-        identity, route = self.identity, self.route
+        identity = self.identity
         text = [
             f"vault         {identity.vault_name} ({identity.vault_id}, {identity.region})",
             f"resource      {identity.resource_id}",
@@ -75,11 +81,8 @@ class Status:
         ]
         if self.container:
             text.append(f"registration  {self.container.registration}")
-        if route:
-            when = "" if self.container else f", last used {route.time:%Y-%m-%d %H:%M:%S} UTC"
-            text.append(f"path          {route.path}: {route.host} at {route.address}{when}")
-            if route.because:
-                text.append(f"              because {route.because}")
+        for leg, note in self.ways.items():
+            text += way_lines(leg, note)
         for seen in self.accounts:
             where = f"{seen.address} ({seen.path})" if seen.address else seen.problem
             text.append(f"account       {seen.account.name} ({seen.account.purpose}): {where}")
@@ -90,16 +93,25 @@ class Status:
         return text
 
 
+def way_lines(leg: str, note: RouteNote) -> list[str]:
+    where = f"through the proxy {note.proxy}" if note.proxy else f"at {note.address}"
+    text = [f"path          {leg}: {note.path}, {note.host} {where}, {note.time:%Y-%m-%d %H:%M:%S} UTC"]
+    if note.because:
+        text.append(f"              because {note.because}")
+    if note.fallbacks:
+        text.append(f"              fell back {note.fallbacks} time{'s' if note.fallbacks > 1 else ''} so far")
+    return text
+
+
 def describe(home: AgentHome, identity: Identity, session: Session) -> Status:
-    """Asks the vault; when that fails, says how it failed and by which route it was reached last."""
+    """Asks the vault; when that fails, says how it failed and by which ways it was reached last."""
     try:
         container = session.call("fc1", "GET", "/v1/container", Container)
     except UndercroftError as error:
-        return Status(identity, home.last_route(), None, (), error.message)
-    route = session.routes["fc1"]
-    note = RouteNote(route.path, route.host, route.address, route.because, session.clock.now())
-    home.note_route(note)
-    return Status(identity, note, container, tuple(see(session, account) for account in container.accounts), "")
+        return Status(identity, home.last_ways(), None, (), error.message)
+    Ways(session, home, lambda line: None).tell()
+    accounts = tuple(see(session, account) for account in container.accounts)
+    return Status(identity, home.last_ways(), container, accounts, "")
 
 
 def see(session: Session, account: Account) -> AccountSeen:

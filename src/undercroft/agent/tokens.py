@@ -12,7 +12,7 @@ import msgspec
 
 from undercroft.errors import NotAuthenticated, PeerMisbehaved, Unavailable, UndercroftError
 
-from .resolve import LegFailed, Target
+from .resolve import LegFailed, Route, Target
 
 if TYPE_CHECKING:
     from undercroft.clock import Clock
@@ -56,7 +56,8 @@ class Tokens:
         self._lock = threading.Lock()
         self._token = ""
         self._renew_at = 0.0
-        self._skew = 0.0
+        self.route: Route | None = None
+        """How the login endpoint was last reached."""
 
     def bearer(self) -> str:
         with self._lock:
@@ -112,6 +113,7 @@ class Tokens:
                 "needs access to the login endpoint as well (article: the prerequisite of access to Microsoft Entra ID).",
                 code="UserErrorCannotConnectToAzureActiveDirectoryService",
             ) from error
+        self.route = answer.route
         if answer.status != 200:
             raise self._refusal(answer.status, answer.body, parts.netloc)
         try:

@@ -140,17 +140,30 @@ def credentials(
 
 @_vault.command(name="containers")
 def containers(name: str, *, group: GroupOption, home: HomeOption, as_json: JsonOption = False) -> None:
-    """List the hosts registered with a vault, and the path of their last call."""
+    """List the hosts registered with a vault, and the path that each leg took last; (!) is a wrong one, explained below."""
     arm = connect(home)
     rows = arm.list(arm.id(group, *VAULTS, name), "backupProtectionContainers")
     if as_json:
         show(rows)
         return
     for row in rows:
-        path, _, endpoint = str(row["properties"]["extendedInfo"].get("lastDoor") or "").partition(":")
-        row["by"] = f"private endpoint {endpoint.rpartition('/')[2]}" if endpoint else path
-    columns = (("Name", "properties.friendlyName"), ("Status", "properties.registrationStatus"), ("Last call by", "by"))
+        row["paths"] = "; ".join(_path(path) for path in row["properties"]["extendedInfo"]["paths"]) or "none yet"
+        if row["properties"]["containerHealthState"] != "Healthy":
+            row["paths"] += "  (!)"
+    columns = (("Name", "properties.friendlyName"), ("Status", "properties.registrationStatus"), ("Last path", "paths"))
     table(rows, columns)
+    for row in rows:
+        for detail in row["properties"]["mabContainerHealthDetails"]:
+            print(f"(!) {row['properties']['friendlyName']}: {detail['message']} {' '.join(detail['recommendations'])}")
+
+
+def _path(path: dict[str, Any]) -> str:
+    """``backup private by door`` and, where it happened, how often not."""
+    endpoint = str(path["endpoint"] or "").rpartition("/")[2]
+    text = f"{path['leg']} {path['path']}" + (f" by {endpoint}" if endpoint else "")
+    if path["proxy"]:
+        text += f" through {path['proxy']}"
+    return text + (f", {path['fallbacks']} fallbacks" if path["fallbacks"] else "")
 
 
 @_vault.command(name="jobs")

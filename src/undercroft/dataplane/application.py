@@ -26,6 +26,7 @@ from undercroft.dataplane.backup import BackupService, Visit
 from undercroft.dataplane.blob import BlobService, Target, operation_name
 from undercroft.dataplane.exchange import Connection, Exchange, PeerGone
 from undercroft.dataplane.hosts import Host, Hosts
+from undercroft.dataplane.paths import PathNotes
 from undercroft.dataplane.sessions import KeepVault, Sessions
 from undercroft.errors import (
     CapabilityMissing,
@@ -94,6 +95,7 @@ class Application:
         self.sessions = Sessions(database, store, settings, clock, keep_vault)
         self._backup = BackupService(database, store, self.sessions, settings, clock)
         self._blob = BlobService(store)
+        self._paths = PathNotes(database, clock)
         self._outside: dict[Connection, str] = {}
         """Admitted by the public side and not answered yet: the vault's key."""
 
@@ -178,7 +180,8 @@ class Application:
             if name not in call.query:
                 raise UnknownField(f"The query parameter '{name[:80]}' is not understood by this call.")
         visit = Visit(exchange, known.vault, claims.object_id, claims.audience, known.container, parameters)
-        await self._backup.note_seen(visit)
+        if known.container is not None:
+            await self._paths.note(known.container.id, "backup", exchange.door)
         return await call.handler(self._backup, visit)
 
     # --- storage -------------------------------------------------------------------------------------------------
@@ -199,6 +202,8 @@ class Application:
         admission.enter(exchange.door, exchange.host, known.caller, _rule(known.vault), ("Sas",))
         assert known.vault is not None
         self._admitted(exchange, known.vault)
+        if known.container is not None:
+            await self._paths.note(known.container.id, exchange.host.service, exchange.door)
         if exchange.host.service == "queue":
             raise queue.refuse(request.method, request.path, query)
         if not container:

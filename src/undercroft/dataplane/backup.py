@@ -32,7 +32,7 @@ from undercroft.errors import (
 )
 from undercroft.state.database import Connection, Database
 from undercroft.store.store import Store
-from undercroft.vault import accounts, backups, containers, credentials, items, jobs, points, vaults
+from undercroft.vault import accounts, backups, containers, credentials, items, jobs, paths, points, vaults
 from undercroft.vault.accounts import Account
 from undercroft.vault.containers import Container
 from undercroft.vault.points import Point
@@ -46,7 +46,6 @@ __all__ = ["CALLS", "BackupService", "Call", "Visit", "find_call", "render"]
 _SMALL = 64 << 10
 _COMMIT = 64 << 20
 """A commit names everything that its point needs: a million packs are 40 MB of names."""
-_SEEN_EVERY = 30.0
 FORMATS = (0,)
 
 
@@ -102,18 +101,6 @@ class BackupService:
         self._sessions = sessions
         self._settings = settings
         self._clock = clock
-        self._seen: dict[str, tuple[str, float]] = {}
-
-    async def note_seen(self, visit: Visit) -> None:
-        """When and by which door the container was last here; written at most twice a minute unless the door changes."""
-        if visit.container is None:
-            return
-        key, path, now = visit.container.id, visit.door.path, self._clock.monotonic()
-        known = self._seen.get(key)
-        if known is None or known[0] != path or now - known[1] > _SEEN_EVERY:
-            self._seen[key] = (path, now)
-            moment = self._clock.now()
-            await self._database.write(lambda connection: containers.seen(connection, key, path, moment))
 
     # --- registration --------------------------------------------------------------------------------------------
 
@@ -141,6 +128,7 @@ class BackupService:
                 visit.door.path,
                 now,
             )
+            paths.note(connection, container.container_id, "backup", visit.door.path, now)
             accounts.communication(connection, vault.key, self._settings.suffixes, now)
             job = jobs.start(
                 connection, vault.key, container.container_id, None, "Register", visit.door.path, jobs.Details(), now
@@ -177,6 +165,31 @@ class BackupService:
                 missing if pending else 0,
             )
         )
+
+    async def paths(self, visit: Visit) -> web.StreamResponse:
+        """The agent's side of the ways it took. Which door it was is not the agent's to say: that is on record already."""
+        container, now = visit.known(), self._clock.now()
+        said = messages.decode(await visit.exchange.read(_SMALL), messages.Paths)
+
+        def work(connection: Connection) -> None:
+            told = [paths.Told(leg.leg, leg.because, leg.proxy) for leg in said.legs]
+            paths.tell(connection, container.id, told, now)
+            if said.job_id is None:
+                return
+            job = jobs.find(connection, said.job_id)
+            if job is None or job.container_id != container.id:
+                raise NotFound(f"The container has no job '{said.job_id}'.", code="UserErrorJobNotFound")
+            doors = {one.leg: one.door for one in paths.of_container(connection, container.id)}
+            details = msgspec.structs.replace(
+                job.details,
+                paths=job.details.paths | {one.leg: doors[one.leg] for one in told if one.leg in doors},
+                fallbacks=job.details.fallbacks | {one.leg: one.because for one in told if one.because},
+                proxies=job.details.proxies | {one.leg: one.proxy for one in told if one.proxy},
+            )
+            jobs.note(connection, job.id, details)
+
+        await self._database.write(work)
+        return web.Response(status=204)
 
     # --- the container's own objects -----------------------------------------------------------------------------
 
@@ -440,6 +453,7 @@ def _call(method: str, path: str, handler: Any, kind: str = "Container", query: 
 CALLS: tuple[Call, ...] = (
     _call("POST", "/v1/register", BackupService.register, "VaultCredential"),
     _call("GET", "/v1/container", BackupService.container),
+    _call("POST", "/v1/paths", BackupService.paths),
     _call("GET", "/v1/objects", BackupService.objects, query=("kind",)),
     _call("GET", "/v1/objects/(?P<name>(?:keys|indexes)/[0-9a-f]{32})", BackupService.object),
     _call("POST", "/v1/backups", BackupService.begin_backup),

@@ -128,6 +128,7 @@ class Exchange:
         headers["x-ms-request-id"] = self.correlation.request_id
         headers["Date"] = format_datetime(self.clock.now(), usegmt=True)
         headers["Server"] = "Undercroft"
+        headers["x-undercroft-door"] = "public" if self.door.public else "private"
         if self.correlation.client_request_id is not None:
             headers["x-ms-client-request-id"] = self.correlation.client_request_id[:1024]
         if self.door.service in ("blob", "queue"):

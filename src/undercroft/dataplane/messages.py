@@ -26,12 +26,14 @@ __all__ = [
     "Missing",
     "ObjectEntry",
     "ObjectList",
+    "Paths",
     "PointEntry",
     "PointList",
     "Progress",
     "Register",
     "Registered",
     "RestoreSession",
+    "TakenLeg",
     "decode",
 ]
 
@@ -190,6 +192,17 @@ class CompleteRestore(_In, frozen=True):
     files: Count
     bytes: Count
     message: Annotated[str, msgspec.Meta(max_length=8192)] = ""
+
+
+class TakenLeg(_In, frozen=True):
+    leg: Annotated[str, msgspec.Meta(pattern=r"^(backup|blob|queue|login)\Z")]
+    because: Annotated[str, msgspec.Meta(max_length=2048)] = ""
+    proxy: Short = ""
+
+
+class Paths(_In, frozen=True):
+    legs: Annotated[tuple[TakenLeg, ...], msgspec.Meta(max_length=4)]
+    job_id: Id | None = None
 
 
 class ErrorText(_Out, frozen=True):

@@ -28,6 +28,7 @@ __all__ = [
     "allocations",
     "backups",
     "connections",
+    "container_paths",
     "containers",
     "jobs",
     "members",
@@ -274,6 +275,23 @@ containers = Table(
     Column("last_seen", String),
     Column("last_door", String, doc="private:{endpoint key} or public: the path of its last call"),
     UniqueConstraint("vault_key", "name", name="one_container_per_machine"),
+)
+
+container_paths = Table(
+    "container_paths",
+    metadata,
+    Column("container_id", String, ForeignKey("containers.id"), primary_key=True),
+    Column("leg", String, primary_key=True, doc="backup, blob, queue, login"),
+    Column("door", String, nullable=False, doc="of the last call: private:{endpoint key} or public"),
+    Column("time", String, nullable=False),
+    Column("private_time", String),
+    Column("public_time", String),
+    Column(
+        "fallbacks", Integer, nullable=False, doc="runs of the agent that took the public name for want of the private"
+    ),
+    Column("fallback_time", String),
+    Column("reason", Text),
+    Column("proxy", String),
 )
 
 protected_items = Table(

@@ -16,9 +16,10 @@ from sqlalchemy import Column, ColumnElement, Connection, and_, func, or_, selec
 
 from undercroft.clock import timestamp
 from undercroft.state import schema
-from undercroft.vault import accounts, jobs, points
+from undercroft.vault import accounts, jobs, paths, points
 from undercroft.vault.containers import Container
 from undercroft.vault.jobs import Job
+from undercroft.vault.paths import PathSeen, PathWarning
 from undercroft.vault.points import Point
 
 __all__ = [
@@ -44,6 +45,9 @@ class ContainerRow:
     agent_version: str
     operating_system: str
     items: int
+    paths: tuple[PathSeen, ...] = ()
+    warning: PathWarning | None = None
+    """What is wrong with the paths that the host takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +91,21 @@ def containers(connection: Connection, vault_key: str) -> tuple[ContainerRow, ..
     table, held = schema.containers, schema.protected_items
     query = select(held.c.container_id, func.count()).where(held.c.vault_key == vault_key).group_by(held.c.container_id)
     counts: dict[str, int] = {row[0]: row[1] for row in connection.execute(query)}
+    seen, approved = paths.of_vault(connection, vault_key), paths.approved_endpoints(connection, vault_key)
     found = []
     for row in connection.execute(select(table).where(table.c.vault_key == vault_key).order_by(table.c.name)):
         agent = msgspec.json.decode(row.agent, type=_Agent)
-        found.append(ContainerRow(Container(*row), agent.version, agent.operating_system, counts.get(row.id, 0)))
+        mine = seen.get(row.id, ())
+        found.append(
+            ContainerRow(
+                Container(*row),
+                agent.version,
+                agent.operating_system,
+                counts.get(row.id, 0),
+                mine,
+                paths.warning(mine, approved),
+            )
+        )
     return tuple(found)
 
 

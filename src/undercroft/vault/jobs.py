@@ -48,6 +48,12 @@ class Details(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     format_version: int = 0
     granted: bool = False
     """Restores: whether the agent was given its grant, so that asking again while it waited made no second job."""
+    paths: dict[str, str] = {}
+    """By leg: the door by which the job's calls came, as the service saw it."""
+    fallbacks: dict[str, str] = {}
+    """By leg: why the agent did not go by the private name."""
+    proxies: dict[str, str] = {}
+    """By leg: the explicit proxy that the agent used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,5 +165,7 @@ def finish(
         "error_message": message and message[:4000],
     }
     if details is not None:
+        taken = job.details  # what was noted of the way stays, whoever counts the files
+        details = msgspec.structs.replace(details, paths=taken.paths, fallbacks=taken.fallbacks, proxies=taken.proxies)
         values["details"] = msgspec.json.encode(details).decode()
     connection.execute(update(schema.jobs).where(schema.jobs.c.id == job_id).values(**values))

@@ -35,6 +35,9 @@ def _show(vault: VaultRecord, row: JobRow, now: datetime) -> dict[str, Any]:
         "Bytes stored": str(job.details.bytes_stored),
         "Unreadable files": str(job.details.unreadable),
         "Recovery point": job.details.recovery_point_id,
+        **{f"Path of {leg}": door for leg, door in job.details.paths.items()},
+        **{f"Fallback of {leg}": reason for leg, reason in job.details.fallbacks.items()},
+        **{f"Proxy of {leg}": proxy for leg, proxy in job.details.proxies.items()},
     }
     properties: dict[str, Any] = {
         "jobType": "MabJob",

@@ -1,6 +1,8 @@
 """Microsoft.RecoveryServices/vaults/backupProtectionContainers: the hosts registered with a vault, and by which path they came.
 
-``extendedInfo.lastDoor`` and ``lastSeen`` are ours: a host whose last call came by ``public`` backs up, but not privately.
+``extendedInfo.lastDoor``, ``lastSeen`` and ``paths`` are ours: by which door each leg came, when, and why not privately. A host that
+takes the public side although the vault has an approved endpoint is a warning in Azure's own fields, ``containerHealthState`` and
+``mabContainerHealthDetails``: its backups succeed until the day that public access is disabled.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from undercroft.providers.collaborators import Collaborators
 from undercroft.providers.recovery_services.listed import FABRIC, check_fabric, conditions, vault_id
 from undercroft.vault import inventory, vaults
 from undercroft.vault.inventory import ContainerRow
+from undercroft.vault.paths import PathSeen
 from undercroft.vault.vaults import VaultRecord
 
 __all__ = ["container_id", "routes"]
@@ -23,6 +26,34 @@ __all__ = ["container_id", "routes"]
 
 def container_id(vault: VaultRecord, name: str) -> str:
     return f"{vault.id}/backupFabrics/{FABRIC}/protectionContainers/{name}"
+
+
+PUBLIC_PATH = 1
+"""Our code in ``mabContainerHealthDetails``: a leg takes the public side although an endpoint is approved."""
+
+
+def _path(seen: PathSeen) -> dict[str, Any]:
+    kind, _, endpoint = seen.door.partition(":")
+    return {
+        "leg": seen.leg,
+        "path": kind,
+        "endpoint": endpoint or None,
+        "lastTime": seen.time,
+        "lastPrivateTime": seen.private_time,
+        "lastPublicTime": seen.public_time,
+        "fallbacks": seen.fallbacks,
+        "lastFallbackTime": seen.fallback_time,
+        "lastFallbackReason": seen.reason,
+        "proxy": seen.proxy,
+    }
+
+
+def _health(row: ContainerRow) -> dict[str, Any]:
+    if row.warning is None:
+        return {"containerHealthState": "Healthy", "mabContainerHealthDetails": []}
+    found = row.warning
+    detail = {"code": PUBLIC_PATH, "title": "PublicPath", "message": found.message, "recommendations": [found.advice]}
+    return {"containerHealthState": "Warning", "mabContainerHealthDetails": [detail]}
 
 
 def _show(vault: VaultRecord, row: ContainerRow) -> dict[str, Any]:
@@ -39,6 +70,7 @@ def _show(vault: VaultRecord, row: ContainerRow) -> dict[str, Any]:
             "canReRegister": True,
             "agentVersion": row.agent_version,
             "protectedItemCount": row.items,
+            **_health(row),
             "extendedInfo": {
                 "backupItemType": "FileFolder",
                 "lastRefreshedAt": container.last_seen,
@@ -47,6 +79,7 @@ def _show(vault: VaultRecord, row: ContainerRow) -> dict[str, Any]:
                 "registered": container.registered,
                 "operatingSystem": row.operating_system,
                 "clientId": container.id,
+                "paths": [_path(seen) for seen in row.paths],
             },
         },
     }
