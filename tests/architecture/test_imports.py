@@ -15,14 +15,12 @@ from tests.checkout import CHECKOUT
 
 SOURCE = CHECKOUT / "src" / "undercroft"
 
-LEAVES = {"errors", "names", "clock", "trace", "config", "channel", "capacity"}
+LEAVES = {"errors", "names", "clock", "trace", "config"}
 LEAF_IMPORTS: dict[str, set[str]] = {
     "errors": set(),
     "names": {"errors"},
     "config": {"errors", "names"},
     "clock": set(),
-    "channel": {"errors"},
-    "capacity": set(),
     "trace": set(),
 }
 MAY_IMPORT: dict[str, set[str]] = {  # + LEAVES for each

@@ -54,7 +54,7 @@ async def test_custom_resolvers_are_kept(here: Site) -> None:
         (body("203.0.113.0/24"), 400, "AddressPrefixNotAllowed"),
         (body() | {"location": "mars"}, 400, "LocationNotAvailableForResourceType"),
         (body(enableDdosProtection=True), 501, "NotImplemented"),
-        (body(virtualNetworkPeerings=[{"name": "p"}]), 501, "NotImplemented"),
+        (body(virtualNetworkPeerings=[{"name": "p"}]), 400, "InvalidParameter"),
         (body(surprise=1), 400, "InvalidRequestContent"),
         (body(dhcpOptions={"dnsServers": ["169.63.129.16"]}), 400, "InvalidDnsServer"),
     ],
@@ -118,8 +118,8 @@ async def test_lists_are_paged(here: Site) -> None:
     assert names == ["spoke", "v0", "v1", "v2"] and "nextLink" not in rest.json
 
 
-async def test_peerings_and_others_are_named_as_not_built(here: Site) -> None:
-    for path in ("virtualNetworks/spoke/virtualNetworkPeerings/p", "networkSecurityGroups/n", "routeTables/r"):
+async def test_what_is_not_built_is_named(here: Site) -> None:
+    for path in ("virtualNetworkGateways/g", "networkSecurityGroups/n", "routeTables/r"):
         refused = await here.send("PUT", f"{here.network}/{path}", {})
         assert refused.status == 501 and path.split("/")[-2] in refused.message
 

@@ -109,11 +109,13 @@ class NamespaceDriver:
         if network is None:
             network = Network(specification.id, self._vms, self._mark, self._write_record)
             self._networks[specification.id] = network
-        return tuple(network.apply(specification))
+        return tuple(network.apply(specification, self._networks))
 
     def remove(self, network: str) -> None:
         found = self._networks.get(network)
         if found is not None:
+            for other in found.links.close({id: other.links for id, other in self._networks.items()}):
+                self._networks[other].route()
             found.close(keep_files=False)
             del self._networks[network]
             self._write_record()

@@ -3,7 +3,8 @@
 Layout. Every VM hangs on a veth of its own with a /32 route to it; the VNet's end answers ARP for everything that it can route to
 (proxy ARP, without delay) and always has the MAC that Azure's VMs see, so a VM believes in a plain subnet while each packet
 is routed. The gateways (first address of each subnet), 168.63.129.16, 169.254.169.254, the endpoints' and the public side's
-addresses are /32s on ``lo``. The prefixes are unreachable but for what exists. Source addresses are checked (rp_filter).
+addresses are /32s on ``lo``. The prefixes are unreachable but for what exists. Source addresses are checked (rp_filter). Links to
+other networks are ``links``'s.
 
 ``apply`` asks the kernel what is there, in the VNet and in each VM, compares, and sends the difference. It looks at links, their
 state, MAC and per-link settings, IPv4 addresses and the main routing table. In the VNet everything of that must be as planned,
@@ -21,6 +22,7 @@ from pathlib import Path
 from undercroft.errors import InvalidParameter, LocalProblem
 from undercroft.fabric import occupants
 from undercroft.fabric.host import Host
+from undercroft.fabric.links import Links
 from undercroft.fabric.namespace import Namespace
 from undercroft.fabric.nftables import Table
 from undercroft.fabric.plan import LinkPlan, Plan, Step, compare, observe
@@ -75,6 +77,8 @@ class Network:
         self.id = id
         self.namespace = Namespace(forwarding=True)
         self.hosts: dict[str, Host] = {}
+        self.links = Links(id, self.namespace)
+        self._specification: NetworkSpecification | None = None
         self._vms = vms
         self._mark = mark
         self._changed = changed
@@ -82,8 +86,8 @@ class Network:
         self._plan: Plan | None = None
         self._host_plans: dict[str, Plan] = {}
 
-    def apply(self, specification: NetworkSpecification) -> list[Drift]:
-        """The specification has passed ``check``."""
+    def apply(self, specification: NetworkSpecification, others: Mapping[str, Network]) -> list[Drift]:
+        """The specification has passed ``check``. ``others`` are the networks that links may lead to, by id."""
         drifts: list[Drift] = []
         if self._plan is None:
             drifts.append(Drift(self.id, "network", created=True))
@@ -92,16 +96,28 @@ class Network:
         # Before a new VM has a link: no packet passes unfiltered.
         drifts += self._filter(specification)
         drifts += self._connect_hosts()
-        plan = _network_plan(specification, self.hosts)
-        steps = _converge(self.namespace, plan, self._plan, f"network {self.id}")
-        self._plan = plan
-        drifts += [Drift(self.id, step.what, step.created) for step in steps]
+        self._specification = specification
+        self.links.want(specification.links)
+        joined, changed = self.links.connect({id: other.links for id, other in others.items()})
+        drifts += joined
+        drifts += self.route()
+        for other in sorted(changed):
+            drifts += others[other].route()
         for id, host in self.hosts.items():
             name, plan = host.specification.name, _host_plan(host)
             steps = _converge(host.namespace, plan, self._host_plans.get(id), f"VM {name}")
             self._host_plans[id] = plan
             drifts += [Drift(self.id, f"{step.what} in VM {name}", step.created) for step in steps]
         return drifts
+
+    def route(self) -> list[Drift]:
+        """Make this namespace's tables as they should be, for the links and VMs there are."""
+        if self._specification is None:
+            return []
+        plan = _network_plan(self._specification, self.hosts, self.links)
+        steps = _converge(self.namespace, plan, self._plan, f"network {self.id}")
+        self._plan = plan
+        return [Drift(self.id, step.what, step.created) for step in steps]
 
     def _make_hosts(self, specification: NetworkSpecification) -> list[Drift]:
         drifts = []
@@ -179,7 +195,8 @@ class Network:
     def close(self, *, keep_files: bool) -> None:
         """End the VMs and let go of everything. The files of VMs stay when the VMs will be built again.
 
-        Links go with the VMs' namespaces, in which nobody is left; the kernel does that by and by.
+        VMs' links go with their namespaces, in which nobody is left; the kernel does that by and by. Links to networks that stay
+        are closed before (``links.close``).
         """
         occupants.end({host.namespace.inode for host in self.hosts.values()})
         for host in self.hosts.values():
@@ -210,6 +227,27 @@ def check(specification: NetworkSpecification) -> None:
     for wanted in (*(host.filters for host in specification.hosts), *(guard.filters for guard in specification.guards)):
         if unknown := set(wanted) - known:
             raise InvalidParameter(f"Network {specification.id} has no filter {min(unknown)}.", target="filters")
+    _check_links(specification)
+
+
+def _check_links(specification: NetworkSpecification) -> None:
+    """Every link leads to another network, and no range is in two places."""
+    networks = [specification.id]
+    ranges = list(specification.prefixes)
+    for link in specification.links:
+        if link.network in networks:
+            raise InvalidParameter(
+                f"Network {specification.id} is linked with {link.network} twice, or with itself.", target="links"
+            )
+        networks.append(link.network)
+        for prefix in link.prefixes:
+            if any(prefix.overlaps(other) for other in ranges):
+                raise InvalidParameter(
+                    f"Network {specification.id} cannot reach {prefix} in {link.network}: that range overlaps another one "
+                    "of its own or behind another link.",
+                    target="links",
+                )
+            ranges.append(prefix)
 
 
 def _subnet_of(host: HostSpecification, specification: NetworkSpecification) -> IPv4Network:
@@ -227,9 +265,8 @@ def _gateway(subnet: IPv4Network) -> IPv4Address:
 
 def _own_addresses(specification: NetworkSpecification) -> frozenset[IPv4Address]:
     gateways = {_gateway(subnet) for subnet in specification.subnets}
-    return frozenset(
-        {*gateways, WIRE_ADDRESS, METADATA_ADDRESS, *specification.addresses, *specification.public_addresses}
-    )
+    platform = {WIRE_ADDRESS, METADATA_ADDRESS} if specification.platform else set()
+    return frozenset({*gateways, *platform, *specification.addresses, *specification.public_addresses})
 
 
 def _link_name(index: int) -> str:
@@ -248,9 +285,12 @@ def _pair(host: Host) -> Message:
     )
 
 
-def _network_plan(specification: NetworkSpecification, hosts: dict[str, Host]) -> Plan:
+def _network_plan(specification: NetworkSpecification, hosts: dict[str, Host], joined: Links) -> Plan:
     links = [LinkPlan(LOOPBACK, "loopback link")]
     routes = {Route(prefix, RouteKind.UNREACHABLE) for prefix in specification.prefixes}
+    link_plans, link_routes = joined.plans()
+    links += link_plans
+    routes |= link_routes
     for host in hosts.values():
         links.append(LinkPlan(host.link, f"link of VM {host.specification.name}", GATEWAY_MAC, _SETTINGS))
         routes.add(Route(IPv4Network(host.specification.address), link=host.link))

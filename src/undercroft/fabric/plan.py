@@ -27,12 +27,13 @@ __all__ = ["LinkPlan", "Observed", "Plan", "Step", "compare", "observe"]
 
 @dataclass(frozen=True, slots=True)
 class LinkPlan:
-    """``what`` names the link in a drift. An empty ``mac`` is of no interest (``lo``)."""
+    """``what`` names the link in a drift. An empty ``mac`` is of no interest (``lo``), nor is ``arp`` None."""
 
     index: int
     what: str
     mac: bytes = b""
     settings: Mapping[int, int] = field(default_factory=dict, hash=False)
+    arp: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,10 @@ def _links(plan: Plan, before: Plan, seen: Observed) -> list[Step]:
             mac, settings = wanted.mac or None, wanted.settings
         elif wanted.mac and link.mac != wanted.mac:
             mac, settings = wanted.mac, wanted.settings
-        elif any(link.settings.get(kind) != value for kind, value in wanted.settings.items()):
+        elif wanted.arp not in (None, link.arp) or any(link.settings.get(k) != v for k, v in wanted.settings.items()):
             mac, settings = None, wanted.settings
         else:
             continue
-        steps.append(Step(wanted.what, created, (set_link(wanted.index, mac=mac, settings=settings),)))
+        change = set_link(wanted.index, mac=mac, settings=settings, arp=wanted.arp)
+        steps.append(Step(wanted.what, created, (change,)))
     return steps

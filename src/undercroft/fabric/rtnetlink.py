@@ -51,7 +51,7 @@ _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _SETNEIGHTBL = 67
-_UP = 0x1
+_UP, _NOARP = 0x1, 0x80
 _SOL_NETLINK = 270
 _BATCH = 128
 """Messages per write; failures of one batch have to fit the receive buffer."""
@@ -86,6 +86,7 @@ class Link:
     up: bool
     mac: bytes
     settings: Mapping[int, int] = field(hash=False)
+    arp: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +150,25 @@ def _name(text: str) -> bytes:
 
 
 def add_pair(
-    *, index: int, name: str, mac: bytes, peer_index: int, peer_name: str, peer_mac: bytes, peer_namespace: int
+    *,
+    index: int,
+    name: str,
+    mac: bytes,
+    peer_index: int,
+    peer_name: str,
+    peer_mac: bytes,
+    peer_namespace: int,
+    arp: bool = True,
 ) -> Message:
     """A veth pair, one end here and one in the namespace of that descriptor. Both are down: a peer that is created up
-    is refused (ENOTCONN), so they are set up afterwards."""
-    peer = _LINK.pack(0, 0, peer_index, 0, 0)
+    is refused (ENOTCONN), so they are set up afterwards. Without ``arp`` neither end asks for the other's MAC; it takes it to
+    be its own."""
+    flags = 0 if arp else _NOARP
+    peer = _LINK.pack(0, 0, peer_index, flags, flags)
     peer += _attribute(3, _name(peer_name)) + _attribute(1, peer_mac) + _attribute(28, _u32(peer_namespace))
     information = _attribute(1, b"veth") + _attribute(2, _attribute(1, peer))
-    body = _LINK.pack(0, 0, index, 0, 0) + _attribute(3, _name(name)) + _attribute(1, mac) + _attribute(18, information)
+    body = _LINK.pack(0, 0, index, flags, flags) + _attribute(3, _name(name))
+    body += _attribute(1, mac) + _attribute(18, information)
     return Message(_NEWLINK, _CREATE | _EXCLUSIVE, body, f"create link {name}")
 
 
@@ -164,9 +176,12 @@ def delete_link(index: int) -> Message:
     return Message(_DELLINK, 0, _LINK.pack(0, 0, index, 0, 0), f"delete link {index}", _GONE)
 
 
-def set_link(index: int, *, mac: bytes | None = None, settings: Mapping[int, int] | None = None) -> Message:
+def set_link(
+    index: int, *, mac: bytes | None = None, settings: Mapping[int, int] | None = None, arp: bool | None = None
+) -> Message:
     """Set the interface up, and what else is given."""
-    body = _LINK.pack(0, 0, index, _UP, _UP)
+    change = _UP if arp is None else _UP | _NOARP
+    body = _LINK.pack(0, 0, index, _UP if arp in (None, True) else _UP | _NOARP, change)
     if mac is not None:
         body += _attribute(1, mac)
     if settings:
@@ -337,7 +352,7 @@ class Netlink:
                     mac = bytes(value)
                 elif kind == 26:
                     settings = _settings(value)
-            result[index] = Link(index, name, bool(flags & _UP), mac, settings)
+            result[index] = Link(index, name, bool(flags & _UP), mac, settings, not flags & _NOARP)
         return result
 
     def addresses(self) -> frozenset[Address]:

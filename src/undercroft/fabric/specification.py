@@ -1,9 +1,10 @@
 """What the fabric is told to build, and what it can do. Frozen values and one Protocol; no Linux here.
 
 Vocabulary: a *network* is a VNet's namespace; a *host* is a VM: a namespace of its own on a routed veth; *addresses* are
-the /32s that the network itself answers for (private endpoints, and the public side). 168.63.129.16 and 169.254.169.254 and
-each subnet's gateway are always there and need no mention. A *filter* is what a security group comes to in this network: rules of
-packets, in order; a *guard* puts filters before addresses of the network itself.
+the /32s that the network itself answers for (private endpoints, and the public side). Each subnet's gateway is always there and
+needs no mention, nor, in a VNet, do 168.63.129.16 and 169.254.169.254. A *filter* is what a security group comes to in this network:
+rules of packets, in order; a *guard* puts filters before addresses of the network itself. A *link* joins two networks (a peering, or a
+site's line to a VNet).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "Fabric",
     "Guard",
     "HostSpecification",
+    "LinkSpecification",
     "NetworkSpecification",
     "PacketFilter",
     "PacketRule",
@@ -102,6 +104,20 @@ class HostSpecification:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSpecification:
+    """One network's side of a link. Packets pass while the specifications of both networks have it; which of the two is applied
+    first does not matter."""
+
+    network: str
+    """The id of the other network."""
+    prefixes: tuple[IPv4Network, ...]
+    """What this network reaches over it: the other's ranges, and those behind the other. Nothing else is sent, nothing else is
+    accepted."""
+    closed: frozenset[IPv4Address] = frozenset()
+    """Addresses in ``prefixes`` that are the other network's own affair, not to be reached from here: its gateways."""
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkSpecification:
     id: str
     """The VNet's ARM key."""
@@ -112,6 +128,9 @@ class NetworkSpecification:
     hosts: tuple[HostSpecification, ...] = ()
     filters: tuple[PacketFilter, ...] = ()
     guards: tuple[Guard, ...] = ()
+    links: tuple[LinkSpecification, ...] = ()
+    platform: bool = True
+    """Whether 168.63.129.16 and 169.254.169.254 are there: in a VNet, not in a site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +168,8 @@ class Fabric(Protocol):
 
     async def apply(self, network: NetworkSpecification) -> tuple[Drift, ...]:
         """Make the network exactly so: also removes addresses and hosts that the specification lacks (the host's
-        processes are killed first). Returns what had to be changed."""
+        processes are killed first). Returns what had to be changed. Of the networks that it is linked with only their end of
+        the link changes."""
 
     async def remove(self, network: str) -> None:
         """End the network's hosts, then the network. Unknown is fine. Listening sockets handed out must be closed by

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
@@ -27,6 +27,7 @@ __all__ = [
     "get",
     "get_subnet",
     "subnets",
+    "subnets_of",
     "usable",
 ]
 
@@ -100,16 +101,15 @@ def get(connection: Connection, key: str) -> NetworkRecord | None:
     return NetworkRecord(row.key, row.id, row.name, row.location, value)
 
 
-def keys(connection: Connection) -> tuple[str, ...]:
-    """Of every network, in order."""
-    query = select(resources.c.key).where(resources.c.type == NETWORK_TYPE)
-    return tuple(connection.execute(query.order_by(resources.c.key)).scalars())
-
-
 def subnets(connection: Connection, network_key: str) -> tuple[SubnetRecord, ...]:
+    return subnets_of(connection, [network_key])
+
+
+def subnets_of(connection: Connection, network_keys: Collection[str]) -> tuple[SubnetRecord, ...]:
+    """Of several networks, by key."""
     rows = connection.execute(
         select(resources)
-        .where(resources.c.parent_key == network_key.lower(), resources.c.type == SUBNET_TYPE)
+        .where(resources.c.parent_key.in_([key.lower() for key in network_keys]), resources.c.type == SUBNET_TYPE)
         .order_by(resources.c.key)
     )
     return tuple(

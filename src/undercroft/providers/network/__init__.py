@@ -20,6 +20,7 @@ from undercroft.providers.network import (
     record_sets,
     subnets,
     virtual_network_links,
+    virtual_network_peerings,
     virtual_networks,
 )
 
@@ -30,6 +31,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     return (
         *virtual_networks.routes(parts),
         *subnets.routes(parts),
+        *virtual_network_peerings.routes(parts),
         *private_endpoints.routes(parts),
         *private_dns_zone_groups.routes(parts),
         *network_interfaces.routes(parts),
@@ -46,6 +48,7 @@ def deleters(parts: Collaborators) -> Mapping[str, Callable[[ResourceId], Awaita
         "Microsoft.Network/privateEndpoints": deleter(parts, private_endpoints.remove),
         "Microsoft.Network/privateDnsZones/virtualNetworkLinks": deleter(parts, virtual_network_links.remove),
         "Microsoft.Network/privateDnsZones": deleter(parts, private_dns_zones.remove),
+        "Microsoft.Network/virtualNetworks/virtualNetworkPeerings": deleter(parts, virtual_network_peerings.remove),
         "Microsoft.Network/virtualNetworks/subnets": deleter(parts, subnets.remove),
         "Microsoft.Network/virtualNetworks": deleter(parts, virtual_networks.remove),
     }

@@ -23,7 +23,7 @@ from undercroft.providers.collaborators import (
     reading,
     refuse_if_given,
 )
-from undercroft.vnet import allocations, networks
+from undercroft.vnet import allocations, networks, reach
 from undercroft.vnet.networks import SUBNET_TYPE, Subnet, VirtualNetwork
 
 __all__ = ["SubnetBody", "check_unused", "remove", "routes", "show", "store", "wanted_prefix"]
@@ -139,7 +139,7 @@ def remove(
         return None
     check_unused(connection, subnet_id, "cannot be deleted")
     resources.delete(connection, subnet_id, if_match=if_match)
-    return enqueue_networks(parts, connection, [network_id.key])
+    return enqueue_networks(parts, connection, reach.touched(connection, network_id.key))
 
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
@@ -156,7 +156,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             }
             checked = networks.check_subnet(call.id.name, prefix, network.body.prefixes, siblings)
             created = store(connection, parts, call.id, str(checked), body.properties)
-            return created, enqueue_networks(parts, connection, [network.key])
+            return created, enqueue_networks(parts, connection, reach.touched(connection, network.key))
 
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))

@@ -1,4 +1,4 @@
-"""Microsoft.Network/virtualNetworks."""
+"""Microsoft.Network/virtualNetworks, with the subnets and peerings in their bodies."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from undercroft.providers.collaborators import (
     refuse_if_given,
 )
 from undercroft.providers.network import subnets as subnet_resources
+from undercroft.providers.network import virtual_network_peerings as peering_resources
 from undercroft.providers.network.subnets import SubnetBody
-from undercroft.vnet import allocations, networks, zones
-from undercroft.vnet.networks import NETWORK_TYPE, SUBNET_TYPE, Subnet, VirtualNetwork
+from undercroft.providers.network.virtual_network_peerings import PEER, PeeringBody
+from undercroft.vnet import allocations, networks, peerings, reach, sites, zones
+from undercroft.vnet.networks import NETWORK_TYPE, SUBNET_TYPE, NetworkRecord, Subnet, VirtualNetwork
+from undercroft.vnet.peerings import PEERING_TYPE, Peering
 
 __all__ = ["remove", "routes"]
 
@@ -47,7 +50,7 @@ class NetworkProperties(Echo, frozen=True):
     enable_ddos_protection: bool | None = None
     enable_vm_protection: bool | None = None
     ddos_protection_plan: Any = None
-    virtual_network_peerings: tuple[Any, ...] | None = None
+    virtual_network_peerings: tuple[PeeringBody, ...] | None = None
     bgp_communities: Any = None
     encryption: Any = None
     ip_allocations: tuple[Any, ...] | None = None
@@ -75,7 +78,6 @@ def _refuse_unknown(body: NetworkBody) -> None:
         enable_ddos_protection=properties.enable_ddos_protection,
         enable_vm_protection=properties.enable_vm_protection,
         ddos_protection_plan=properties.ddos_protection_plan,
-        virtual_network_peerings=properties.virtual_network_peerings,
         bgp_communities=properties.bgp_communities,
         encryption=properties.encryption,
         ip_allocations=properties.ip_allocations,
@@ -92,13 +94,14 @@ def _refuse_unknown(body: NetworkBody) -> None:
 
 def show(connection: Connection, network: Resource[VirtualNetwork]) -> dict[str, Any]:
     inside = resources.by_parent(connection, network.id, SUBNET_TYPE, Subnet)
+    sides = resources.by_parent(connection, network.id, PEERING_TYPE, Peering)
     properties = {
         "provisioningState": network.provisioning_state,
         "resourceGuid": network.body.resource_guid,
         "addressSpace": {"addressPrefixes": list(network.body.address_prefixes)},
         "dhcpOptions": {"dnsServers": list(network.body.dns_servers)},
         "subnets": [subnet_resources.show(connection, one) for one in inside],
-        "virtualNetworkPeerings": [],
+        "virtualNetworkPeerings": [peering_resources.show(connection, one) for one in sides],
         "enableDdosProtection": False,
         "privateEndpointVNetPolicies": "Disabled",
     }
@@ -118,9 +121,65 @@ def remove(
             code="InUseVirtualNetworkCannotBeDeleted",
             target=str(network_id),
         )
+    lines = [site.id for site in sites.attached_to(connection, [network_id.key])]
+    if lines:
+        raise Conflict(
+            f"The virtual network {network_id.name} cannot be deleted: the site {', '.join(lines)} is attached to it. Detach it first.",
+            code="InUseVirtualNetworkCannotBeDeleted",
+            target=str(network_id),
+        )
+    keys = reach.touched(connection, network_id.key)
+    for peering in peerings.of_network(connection, network_id.key):
+        peering_resources.drop(connection, parts, peering)
     zones.drop_links_of_network(connection, network_id.key)
     resources.delete(connection, network_id, if_match=if_match, with_children=True)
-    return enqueue_networks(parts, connection, [network_id.key])
+    return enqueue_networks(parts, connection, keys)
+
+
+def _named(kind: str, bodies: tuple[Any, ...] | None) -> dict[str, Any]:
+    """The resources inside a network's body, by name."""
+    found: dict[str, Any] = {}
+    for one in bodies or ():
+        if not isinstance(one.name, str) or not one.name:
+            raise InvalidParameter(f"A {kind} needs a name.", target=f"properties.{kind}s.name")
+        if one.name.lower() in (name.lower() for name in found):
+            raise InvalidParameter(f"Two {kind}s are called '{one.name}'.", code="DuplicateResourceName")
+        found[one.name] = one
+    return found
+
+
+def _check_new_space(connection: Connection, network: NetworkRecord) -> None:
+    """Nothing that it reaches may be in the address space that it is given."""
+    code = "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet"
+    for other in reach.ranges(connection, network.key):
+        if other.owner.lower() != network.key and any(
+            prefix.overlaps(other.prefix) for prefix in network.value.prefixes
+        ):
+            raise InvalidParameter(
+                f"The address space of {network.id} cannot be {', '.join(network.value.address_prefixes)}: {other.prefix} of "
+                f"{other.owner} is reached from there.",
+                code=code,
+                target="properties.addressSpace.addressPrefixes",
+            )
+    for peering in peerings.of_network(connection, network.key):
+        remote = networks.get(connection, peering.value.remote_key)
+        if remote is not None:
+            reach.check_distinct(connection, remote, network.value.prefixes, network.id, code=code)
+
+
+def _store_peerings(
+    connection: Connection,
+    parts: Collaborators,
+    network: NetworkRecord,
+    wanted: dict[str, tuple[PeeringBody, ResourceId]],
+) -> None:
+    kept = {name.lower() for name in wanted}
+    for one in peerings.of_network(connection, network.key):
+        if one.name.lower() not in kept:
+            peering_resources.drop(connection, parts, one)
+    for name, (body, remote_id) in wanted.items():
+        peering_id = ResourceId.parse(network.id).child("virtualNetworkPeerings", name)
+        peering_resources.store(connection, parts, network, peering_id, remote_id, body.properties)
 
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
@@ -134,19 +193,19 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         )
         resolvers = networks.check_resolvers((body.properties.dhcp_options or DhcpOptions()).dns_servers or ())
         space = tuple(IPv4Network(prefix) for prefix in prefixes)
-        wanted: dict[str, SubnetBody] = {}
-        for one in body.properties.subnets or ():
-            if not isinstance(one.name, str) or not one.name:
-                raise InvalidParameter("A subnet needs a name.", target="properties.subnets.name")
-            if one.name.lower() in (name.lower() for name in wanted):
-                raise InvalidParameter(f"Two subnets are called '{one.name}'.", code="DuplicateResourceName")
-            wanted[one.name] = one
+        wanted: dict[str, SubnetBody] = _named("subnet", body.properties.subnets)
+        peered: dict[str, tuple[PeeringBody, ResourceId]] = {
+            name: (one, peering_resources.parse_body(call.id.child("virtualNetworkPeerings", name), one))
+            for name, one in _named("virtualNetworkPeering", body.properties.virtual_network_peerings).items()
+        }
+        await _require_peering(call, [remote for _, remote in peered.values()])
         checked = networks.check_subnets(
             {name: subnet_resources.wanted_prefix(name, one.properties) for name, one in wanted.items()}, space
         )
 
         def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:
             before = resources.get(connection, call.id, VirtualNetwork)
+            touched = reach.touched(connection, call.id.key)
             guid = str(uuid.uuid4()) if before is None else before.body.resource_guid
             existing = networks.subnets(connection, call.id.key)
             if body.properties.subnets is None:
@@ -171,10 +230,26 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
                 for name, one_body in wanted.items():
                     subnet_id = call.id.child("subnets", name)
                     subnet_resources.store(connection, parts, subnet_id, str(checked[name]), one_body.properties)
-            return created, enqueue_networks(parts, connection, [call.id.key])
+            network = networks.get(connection, call.id.key)
+            assert network is not None
+            _check_new_space(connection, network)
+            if body.properties.virtual_network_peerings is not None:
+                _store_peerings(connection, parts, network, peered)
+            return created, enqueue_networks(parts, connection, (*touched, *reach.touched(connection, call.id.key)))
 
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))
+
+    async def _require_peering(call: Call, remote: list[ResourceId]) -> None:
+        """The right on the remote network, where the body brings a peering that is not there."""
+
+        def known(connection: Connection) -> set[str]:
+            return {one.value.remote_key for one in peerings.of_network(connection, call.id.key)}
+
+        there = await parts.database.read(known) if remote else set()
+        for id in remote:
+            if id.key not in there:
+                await call.rights.require(PEER, id)
 
     get, every = reading(parts, NETWORK_TYPE, VirtualNetwork, show)
 
