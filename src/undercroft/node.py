@@ -93,7 +93,7 @@ class Node:
             keep_vault=manifests.write,
             front=self._front if settings.login_reachable else None,
         )
-        self._names = NameServer(clock, settings.forward_dns_to)
+        self._names = NameServer(clock, settings.forward_dns_to, queries_per_second=settings.dns_queries_per_second)
         self._provisioner = Provisioner(
             self.database, clock, settings, self._fabric, self._data, self._names, self._data.doors
         )

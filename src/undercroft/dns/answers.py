@@ -1,15 +1,12 @@
-"""The values that pass between handlers, chain and wire."""
+"""The values that pass between handlers, chain and wire. A name is bytes in wire form (see ``labels``)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from dns.edns import EDECode
-from dns.name import Name
 from dns.rcode import Rcode
-from dns.rdataset import Rdataset
-from dns.rdatatype import RdataType
 
 __all__ = [
     "Absent",
@@ -17,22 +14,45 @@ __all__ = [
     "Answer",
     "Denial",
     "Inquiry",
+    "NameData",
     "Outcome",
     "Placed",
     "Question",
+    "RecordSet",
     "Records",
     "UpstreamReply",
 ]
 
-Placed: TypeAlias = tuple[Name, Rdataset]
-"""Records with the name they belong to."""
+
+class NameData(NamedTuple):
+    """Record data with names in it that may be compressed (RFC 3597 section 4: only those of RFC 1035's types)."""
+
+    before: bytes
+    names: tuple[bytes, ...]
+    after: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    name: Name
+class RecordSet:
+    """Records of one type at one name, parsed when they were published and ready to be copied into answers."""
+
+    type: int
+    ttl: int
+    data: tuple[bytes | NameData, ...]
+    target: bytes = b""
+    """Of a CNAME, as it is spelled."""
+
+
+Placed: TypeAlias = tuple[bytes, RecordSet]
+"""Records with the name they belong to."""
+
+
+class Question(NamedTuple):
+    name: bytes
     """As the client spelled it: the answer repeats the spelling (0x20, draft-vixie-dnsext-dns0x20)."""
-    type: RdataType
+    key: bytes
+    """In lower case."""
+    type: int
     recursion_desired: bool = True
 
 
@@ -40,19 +60,18 @@ class Question:
 class Denial:
     """The SOA that goes with a negative answer, its TTL being how long the answer may be remembered (RFC 2308 section 3)."""
 
-    owner: Name
-    soa: Rdataset
+    owner: bytes
+    soa: RecordSet
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    records: Rdataset
+    records: RecordSet
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    records: Rdataset
-    target: Name
+    records: RecordSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +88,9 @@ class Absent:
 class Inquiry:
     """Only an upstream resolver can say."""
 
-    name: Name
-    type: RdataType
+    name: bytes
+    """In lower case."""
+    type: int
 
 
 Outcome: TypeAlias = Records | Alias | Absent | Inquiry

@@ -9,85 +9,80 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Protocol
 
+import dns.rdatatype
 from dns.edns import EDECode
-from dns.name import Name, root
 from dns.rcode import Rcode
-from dns.rdatatype import AAAA, CNAME, A, RdataType
 
 from undercroft.dns.answers import Absent, Alias, Answer, Inquiry, Outcome, Placed, Question, Records, UpstreamReply
-from undercroft.dns.views import NetworkView, PublicNames
-from undercroft.dns.zones import PublicSide, Zone, ancestors, denial_at
+from undercroft.dns.labels import ROOT, above, shown
+from undercroft.dns.publicside import PublicSide, ReverseNames
+from undercroft.dns.records import denial_at
+from undercroft.dns.zones import Zone
 from undercroft.errors import InvalidParameter
 
-__all__ = ["DeploymentNames", "Handler", "LinkedZones", "Nobody", "Upstream", "chain", "resolution"]
+__all__ = ["Handler", "LinkedZones", "Nobody", "Upstream", "chain", "resolution"]
 
 _LONGEST_CHAIN = 16
 """CNAMEs followed for one question; real ones stay below six. A loop ends here."""
-_REDIRECTED = frozenset({A, AAAA, CNAME})
+_CNAME = int(dns.rdatatype.CNAME)
+_REDIRECTED = frozenset(map(int, (dns.rdatatype.A, dns.rdatatype.AAAA, dns.rdatatype.CNAME)))
 """What NxDomainRedirect applies to (azure-facts section 4)."""
 
 
 class Handler(Protocol):
-    """One source of names."""
+    """One source of names. Names are keys (see ``labels``)."""
 
-    def look_up(self, name: Name, kind: RdataType) -> Outcome | None:
+    def look_up(self, name: bytes, kind: int) -> Outcome | None:
         """None passes the name on to the next handler."""
 
-    def owns(self, name: Name) -> bool:
+    def owns(self, name: bytes) -> bool:
         """Whether the name is this handler's to decide, so that an upstream's word about it does not count."""
 
 
 class LinkedZones:
     """The private zones linked to the network, the longest suffix deciding alone (our decision, DESIGN section 8)."""
 
-    def __init__(self, view: NetworkView) -> None:
-        self._zones: dict[Name, Zone] = {}
-        for zone in map(Zone.of, view.zones):
+    def __init__(self, zones: Sequence[tuple[Zone, bool]]) -> None:
+        """Each zone, and whether its link says NxDomainRedirect. Raises ``InvalidParameter`` for two of one name."""
+        self._zones: dict[bytes, tuple[Zone, bool]] = {}
+        for zone, redirects in zones:
             if zone.name in self._zones:
-                text = zone.name.to_text(omit_final_dot=True)
-                raise InvalidParameter(f"Two zones '{text}' are linked to one network; unlink one.", target="zones")
-            self._zones[zone.name] = zone
-        self.above = frozenset(above for name in self._zones for above in ancestors(name))
+                raise InvalidParameter(
+                    f"Two zones '{shown(zone.name)}' are linked to one network; unlink one.", target="zones"
+                )
+            self._zones[zone.name] = (zone, redirects)
+        self.above = frozenset(name for zone in self._zones for name in above(zone))
 
-    def _zone(self, name: Name) -> Zone | None:
-        if not self._zones:
-            return None
-        return next((self._zones[at] for at in (name, *ancestors(name)) if at in self._zones), None)
+    def _zone(self, name: bytes) -> tuple[Zone, bool] | None:
+        zones = self._zones
+        at = 0
+        while size := name[at]:
+            found = zones.get(name[at:])
+            if found is not None:
+                return found
+            at += size + 1
+        return None
 
-    def owns(self, name: Name) -> bool:
+    def owns(self, name: bytes) -> bool:
         return self._zone(name) is not None
 
-    def look_up(self, name: Name, kind: RdataType) -> Outcome | None:
-        zone = self._zone(name)
-        if zone is None:
+    def look_up(self, name: bytes, kind: int) -> Outcome | None:
+        found = self._zone(name)
+        if found is None:
             return None
+        zone, redirects = found
         outcome = zone.look_up(name, kind)
-        redirected = zone.redirects and kind in _REDIRECTED
+        redirected = redirects and kind in _REDIRECTED
         return None if redirected and isinstance(outcome, Absent) and not outcome.exists else outcome
-
-
-class DeploymentNames:
-    def __init__(self, names: PublicNames) -> None:
-        self._public = PublicSide(names)
-
-    @property
-    def above(self) -> frozenset[Name]:
-        return self._public.above
-
-    def owns(self, name: Name) -> bool:
-        return self._public.owns(name)
-
-    def look_up(self, name: Name, kind: RdataType) -> Outcome | None:
-        return self._public.look_up(name, kind)
 
 
 class Upstream:
     """Everything else, when the deployment has upstream resolvers."""
 
-    def owns(self, name: Name) -> bool:
+    def owns(self, name: bytes) -> bool:
         return False
 
-    def look_up(self, name: Name, kind: RdataType) -> Outcome:
+    def look_up(self, name: bytes, kind: int) -> Outcome:
         return Inquiry(name, kind)
 
 
@@ -100,23 +95,25 @@ class Nobody:
     exists is not denied: a resolver may take NXDOMAIN to cover all that is below it (RFC 8020).
     """
 
-    def __init__(self, zones: LinkedZones, public: DeploymentNames) -> None:
+    def __init__(self, zones: LinkedZones, public: PublicSide) -> None:
         self._above = (zones.above, public.above)
-        self._denial = denial_at(root)
+        self._denial = denial_at(ROOT)
 
-    def owns(self, name: Name) -> bool:
+    def owns(self, name: bytes) -> bool:
         return False
 
-    def look_up(self, name: Name, kind: RdataType) -> Outcome:
-        exists = name == root or any(name in above for above in self._above)
+    def look_up(self, name: bytes, kind: int) -> Outcome:
+        exists = name == ROOT or any(name in above for above in self._above)
         return Absent(exists, self._denial, "no linked zone or public name, and no upstream resolver is configured")
 
 
-def chain(zones: LinkedZones, public: DeploymentNames, *, forwards: bool) -> tuple[Handler, ...]:
+def chain(zones: LinkedZones, hosts: ReverseNames, public: PublicSide, *, forwards: bool) -> tuple[Handler, ...]:
     """The handlers of one network, in order."""
     return (
         # First, because shadowing everybody else's names is what a private zone is for; a zone without the name says NXDOMAIN.
         zones,
+        # After the zones, because a linked reverse zone is somebody's own word about the addresses; it says nothing of others.
+        hosts,
         # Before the upstream, because under Azure's own suffixes the internet has other answers for these names.
         public,
         # Last, because it has an opinion on every name.
@@ -124,7 +121,7 @@ def chain(zones: LinkedZones, public: DeploymentNames, *, forwards: bool) -> tup
     )
 
 
-def _first(handlers: Sequence[Handler], name: Name, kind: RdataType) -> Outcome:
+def _first(handlers: Sequence[Handler], name: bytes, kind: int) -> Outcome:
     for handler in handlers:
         outcome = handler.look_up(name, kind)
         if outcome is not None:
@@ -134,16 +131,16 @@ def _first(handlers: Sequence[Handler], name: Name, kind: RdataType) -> Outcome:
 
 def resolution(handlers: Sequence[Handler], question: Question) -> Generator[Inquiry, UpstreamReply, Answer]:
     """The answer to a question; each CNAME's target is looked up again from the first handler on."""
-    name = question.name
+    name, key = question.name, question.key
     found: list[Placed] = []
     lasting = True
     while len(found) <= _LONGEST_CHAIN:
-        outcome = _first(handlers, name, question.type)
+        outcome = _first(handlers, key, question.type)
         if isinstance(outcome, Records):
             return Answer(Rcode.NOERROR, (*found, (name, outcome.records)), lasting=lasting)
         if isinstance(outcome, Alias):
             found.append((name, outcome.records))
-            name = outcome.target
+            name = outcome.records.target
         elif isinstance(outcome, Absent):
             rcode = Rcode.NOERROR if outcome.exists else Rcode.NXDOMAIN
             return Answer(rcode, tuple(found), outcome.denial, (EDECode.OTHER, outcome.reason), lasting)
@@ -155,13 +152,14 @@ def resolution(handlers: Sequence[Handler], question: Question) -> Generator[Inq
             ended, name = _adopt(handlers, reply, name, question.type, found)
             if ended is not None:
                 return ended
-    loop = (EDECode.OTHER, f"more than {_LONGEST_CHAIN} CNAMEs lead on from {question.name}")
+        key = name.lower()
+    loop = (EDECode.OTHER, f"more than {_LONGEST_CHAIN} CNAMEs lead on from {shown(question.name)}")
     return Answer(Rcode.SERVFAIL, error=loop, lasting=lasting)
 
 
 def _adopt(
-    handlers: Sequence[Handler], reply: UpstreamReply, name: Name, kind: RdataType, found: list[Placed]
-) -> tuple[Answer | None, Name]:
+    handlers: Sequence[Handler], reply: UpstreamReply, name: bytes, kind: int, found: list[Placed]
+) -> tuple[Answer | None, bytes]:
     """Take what the upstream says about ``name``, up to the first CNAME target that is ours to decide.
 
     That is how a storage account on the internet, whose public name leads to ``privatelink``, is reached through the network's
@@ -169,18 +167,18 @@ def _adopt(
     """
     if reply.rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
         return Answer(Rcode.SERVFAIL, error=_trouble(reply), lasting=False), name
-    by_owner = {(owner, records.rdtype): records for owner, records in reply.answer}
+    by_owner = {(owner.lower(), records.type): records for owner, records in reply.answer}
     followed = False
     while len(found) <= _LONGEST_CHAIN:
-        records = by_owner.get((name, kind))
+        records = by_owner.get((name.lower(), kind))
         if records is not None:
             return Answer(Rcode.NOERROR, (*found, (name, records)), lasting=False), name
-        alias = by_owner.get((name, CNAME))
+        alias = by_owner.get((name.lower(), _CNAME))
         if alias is None:
             break
         found.append((name, alias))
-        name, followed = alias[0].target, True
-        if any(handler.owns(name) for handler in handlers):
+        name, followed = alias.target, True
+        if any(handler.owns(name.lower()) for handler in handlers):
             return None, name
     dangling = followed and reply.rcode == Rcode.NOERROR and reply.denial is None
     if dangling:

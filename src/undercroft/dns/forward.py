@@ -2,7 +2,7 @@
 
 Every attempt has a socket of its own, connected (so that nobody else's datagram is read, the kernel picks a random port, and a closed
 port is noticed at once instead of after the timeout) and turns to TCP when the answer was cut. An upstream that failed is asked last for
-a while. What came back is remembered for as long as its smallest TTL, and handed out with TTLs that have aged.
+a while, longer each time, and then tried by one question while the others go on to the next. What came back is remembered for as long as its smallest TTL, and handed out with TTLs that have aged.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import dns.asyncbackend
 import dns.asyncquery
 import dns.message
+import dns.name
 from dns.exception import DNSException
 from dns.rcode import Rcode
-from dns.rdataset import Rdataset, from_rdata_list
-from dns.rdatatype import SOA
+from dns.rdatatype import NS, SOA, RdataType
 from dns.rrset import RRset
 
 from undercroft.clock import Clock
-from undercroft.dns.answers import Denial, Inquiry, Placed, UpstreamReply
+from undercroft.dns.answers import Denial, Inquiry, Placed, RecordSet, UpstreamReply
+from undercroft.dns.labels import of_name
+from undercroft.dns.records import of_rdatas, soa_of
 from undercroft.errors import InvalidParameter
 
 __all__ = ["Forwarder", "UpstreamAddress"]
@@ -33,7 +35,8 @@ _ATTEMPT_SECONDS = 1.5
 _TOTAL_SECONDS = 4.0
 """Below the five seconds after which glibc, dig and nslookup ask again: they see our SERVFAIL, not silence."""
 _REST_SECONDS = 5.0
-"""How long an upstream that failed is asked last."""
+_LONGEST_REST_SECONDS = 60.0
+"""How long an upstream that failed is asked last: doubled with each failure in a row."""
 _AT_ONCE = 256
 _REMEMBERED = 4096
 _LONGEST_MEMORY = 300
@@ -71,6 +74,14 @@ class UpstreamAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class _Rest:
+    """``seconds`` long, until ``until`` on the clock."""
+
+    seconds: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Memory:
     reply: UpstreamReply
     since: float
@@ -92,12 +103,12 @@ class Forwarder:
         self._upstreams = tuple(upstreams)
         self._attempt_seconds = attempt_seconds
         self._total_seconds = total_seconds
-        self._resting: dict[UpstreamAddress, float] = {}
+        self._resting: dict[UpstreamAddress, _Rest] = {}
         self._asking: dict[Inquiry, asyncio.Task[UpstreamReply]] = {}
         self._memory: dict[Inquiry, _Memory] = {}
 
     async def ask(self, inquiry: Inquiry) -> UpstreamReply:
-        remembered = self._recall(inquiry)
+        remembered = self.recall(inquiry)
         if remembered is not None:
             return remembered
         task = self._asking.get(inquiry)
@@ -123,6 +134,8 @@ class Forwarder:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 break
+            if upstream in self._resting:  # tried again: by this question alone
+                self._rest(upstream)
             try:
                 async with asyncio.timeout(min(self._attempt_seconds, left)):
                     response = await _exchange(upstream, inquiry)
@@ -131,22 +144,36 @@ class Forwarder:
             except (OSError, EOFError, DNSException) as error:
                 troubles.append(f"{upstream}: {error or type(error).__name__}")
             else:
-                reply = _reply(response)
-                if reply.rcode in (Rcode.NOERROR, Rcode.NXDOMAIN):
-                    self._resting.pop(upstream, None)
+                self._resting.pop(upstream, None)  # it is alive, whatever it says about this question
+                trouble = _trouble(response)
+                if trouble is None:
+                    reply = _reply(response)
                     self._remember(inquiry, reply)
                     return reply
-                troubles.append(f"{upstream} answered {reply.rcode.name}")
-                continue  # it is alive; only this question is beyond it
-            self._resting[upstream] = self._clock.monotonic() + _REST_SECONDS
+                troubles.append(f"{upstream} {trouble}")
+                continue
+            self._rest(upstream)
         return UpstreamReply(Rcode.SERVFAIL, reason="; ".join(troubles))
+
+    def _rest(self, upstream: UpstreamAddress) -> None:
+        before = self._resting.get(upstream)
+        now = self._clock.monotonic()
+        if before is None:
+            seconds = _REST_SECONDS
+        elif now < before.until:
+            return  # it rests already, for another question's sake
+        else:
+            seconds = min(before.seconds * 2, _LONGEST_REST_SECONDS)
+        self._resting[upstream] = _Rest(seconds, now + seconds)
 
     def _order(self) -> list[UpstreamAddress]:
         """As configured, but those that failed lately last."""
         now = self._clock.monotonic()
-        return sorted(self._upstreams, key=lambda upstream: self._resting.get(upstream, 0.0) > now)
+        resting = {upstream for upstream, rest in self._resting.items() if rest.until > now}
+        return sorted(self._upstreams, key=resting.__contains__)
 
-    def _recall(self, inquiry: Inquiry) -> UpstreamReply | None:
+    def recall(self, inquiry: Inquiry) -> UpstreamReply | None:
+        """What an upstream said lately, with TTLs that have aged."""
         memory = self._memory.get(inquiry)
         if memory is None:
             return None
@@ -170,7 +197,8 @@ class Forwarder:
 
 
 async def _exchange(upstream: UpstreamAddress, inquiry: Inquiry) -> dns.message.Message:
-    query = dns.message.make_query(inquiry.name, inquiry.type, use_edns=0, payload=_PAYLOAD)
+    name = dns.name.from_wire(inquiry.name, 0)[0]
+    query = dns.message.make_query(name, RdataType.make(inquiry.type), use_edns=0, payload=_PAYLOAD)
     family = socket.AF_INET6 if upstream.address.version == 6 else socket.AF_INET
     where = str(upstream.address)
     backend = dns.asyncbackend.get_backend("asyncio")
@@ -189,18 +217,28 @@ async def _exchange(upstream: UpstreamAddress, inquiry: Inquiry) -> dns.message.
     return response
 
 
+def _trouble(response: dns.message.Message) -> str | None:
+    """Why this is no answer, so that the next upstream is asked; None when it is one."""
+    rcode = response.rcode()
+    if rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
+        return f"answered {rcode.name}"
+    if rcode == Rcode.NOERROR and not response.answer:
+        kinds = {rrset.rdtype for rrset in response.authority}
+        if NS in kinds and SOA not in kinds:
+            return "is no resolver: it referred to other servers"  # a lame one, or one that does not recurse for us
+    return None
+
+
 def _reply(response: dns.message.Message) -> UpstreamReply:
     denial = None
     for rrset in response.authority:
         if rrset.rdtype == SOA:
-            plain = _placed(rrset)[1]
-            plain.ttl = min(plain.ttl, plain[0].minimum)  # RFC 2308 section 5
-            denial = Denial(rrset.name, plain)
+            denial = soa_of(*_placed(rrset))
     return UpstreamReply(response.rcode(), tuple(map(_placed, response.answer)), denial)
 
 
 def _placed(rrset: RRset) -> Placed:
-    return rrset.name, rrset.to_rdataset()
+    return of_name(rrset.name), of_rdatas(rrset.rdtype, rrset.ttl, list(rrset))
 
 
 def _aged(reply: UpstreamReply, seconds: int) -> UpstreamReply:
@@ -209,5 +247,5 @@ def _aged(reply: UpstreamReply, seconds: int) -> UpstreamReply:
     return UpstreamReply(reply.rcode, answer, denial, reply.reason)
 
 
-def _older(records: Rdataset, seconds: int) -> Rdataset:
-    return from_rdata_list(max(0, records.ttl - seconds), list(records))
+def _older(records: RecordSet, seconds: int) -> RecordSet:
+    return replace(records, ttl=max(0, records.ttl - seconds))

@@ -1,8 +1,8 @@
 """The name server: one UDP and one TCP socket per network, one chain per network, one set of public names for all.
 
 Everything runs in one event loop. A query that published records answer is answered inside the read callback; only one that needs an
-upstream costs a task. The cache maps a query's bytes (see ``message.cache_key``) to the answer's, holds only answers made of published
-records, and is emptied with every publishing: nothing in it can be too old, so it needs no clock.
+upstream costs a task. Networks take turns: each gives up the loop after a bounded number of queries, so a VM that floods its own network
+delays the others by one turn of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import asyncio
 import socket
 from collections.abc import Generator, Sequence
 from functools import partial
+from secrets import token_bytes
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 from dns.edns import EDECode
@@ -19,28 +21,30 @@ from dns.rcode import Rcode
 
 from undercroft.clock import Clock
 from undercroft.dns import message
+from undercroft.dns.allowance import Allowance, Verdict
 from undercroft.dns.answers import Answer, Inquiry, UpstreamReply
-from undercroft.dns.chain import DeploymentNames, Handler, LinkedZones, chain, resolution
+from undercroft.dns.cache import AnswerCache
+from undercroft.dns.chain import Handler, LinkedZones, chain, resolution
 from undercroft.dns.forward import Forwarder, UpstreamAddress
+from undercroft.dns.publicside import PublicSide, ReverseNames
 from undercroft.dns.stream import IDLE_SECONDS, Reply, StreamConnection
-from undercroft.dns.views import NetworkView, PublicNames
+from undercroft.dns.views import NetworkView, PublicNames, ZoneView
+from undercroft.dns.zones import Zone
 
 __all__ = ["NameServer"]
 
 _log = structlog.get_logger("undercroft.dns")
 
-_CACHED_ANSWERS = 2048
-_CACHED_SIZE = 2048
-"""Per network, and in bytes of query and answer together (a query may be padded to 64 KiB): their product bounds a cache."""
 _DATAGRAM = 4096
 """A longer query is cut here, and then does not parse; no question needs so much."""
 _DRAIN = 64
-_DRAIN_UNCACHED = 8
-"""Datagrams taken per turn of the event loop, and how many of them may miss the cache (0.1 to 0.3 ms each): the loop is shared."""
+_DRAIN_UNCACHED = 16
+"""Datagrams taken per turn of the event loop, and how many of them may miss the cache (some 20 microseconds each): the loop is
+shared, with the other networks above all."""
 _WAITING = 1024
 """Questions that wait for an upstream, over all networks."""
 _CONNECTIONS = 128
-"""TCP connections per network."""
+"""TCP connections per network; one client has at most a quarter of them."""
 
 _NOT_READY = Answer(Rcode.SERVFAIL, error=(EDECode.NOT_READY, "the names of this network are not published yet"))
 _BUSY = Answer(Rcode.SERVFAIL, error=(EDECode.OTHER, "too many questions wait for the upstream resolvers"))
@@ -50,10 +54,12 @@ _BROKEN = Answer(Rcode.SERVFAIL, error=(EDECode.OTHER, "the name server failed; 
 class _Network:
     """What is kept per network, published or served or both."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowance: Allowance) -> None:
         self.zones: LinkedZones | None = None
+        self.hosts = ReverseNames({})
         self.handlers: tuple[Handler, ...] | None = None
-        self.cache: dict[tuple[bool, bytes], bytes] = {}
+        self.cache = AnswerCache()
+        self.allowance = allowance
         self.udp: socket.socket | None = None
         self.listener: asyncio.Server | None = None
         self.connections: set[StreamConnection] = set()
@@ -75,16 +81,25 @@ class NameServer:
         connections: int = _CONNECTIONS,
         attempt_seconds: float | None = None,
         total_seconds: float | None = None,
+        queries_per_second: int = 0,
     ) -> None:
-        """``forward_to``: upstream resolvers, ``address`` or ``address:port``, in order of preference. Raises ``InvalidParameter``."""
+        """``forward_to``: upstream resolvers, ``address`` or ``address:port``, in order of preference. ``queries_per_second``: what
+        one client may ask by UDP (see ``allowance``); 0 is no limit. Raises ``InvalidParameter``."""
         upstreams = [UpstreamAddress.parse(text) for text in forward_to]
         limits = {"attempt_seconds": attempt_seconds, "total_seconds": total_seconds}
         given = {name: value for name, value in limits.items() if value is not None}
         self._forwarder = Forwarder(clock, upstreams, **given) if upstreams else None
         self._idle_seconds = idle_seconds
         self._limit = connections
+        self._clock = clock
+        self._queries_per_second = queries_per_second
+        self._secret = token_bytes(32)
         self._networks: dict[str, _Network] = {}
-        self._public: DeploymentNames | None = None
+        self._zones: WeakValueDictionary[tuple[str, int], Zone] = WeakValueDictionary()
+        """By name and mapping of records: networks that are linked to one zone share what was parsed of it."""
+        self._newest: WeakValueDictionary[str, Zone] = WeakValueDictionary()
+        """By name: what was parsed of a zone last, from which its next state is made. Two zones of one name only cost more."""
+        self._public: PublicSide | None = None
         self._waiting: set[asyncio.Task[bytes]] = set()
 
     @property
@@ -97,7 +112,7 @@ class NameServer:
 
         A network that is served already gets the new sockets in place of the old ones and keeps its names.
         """
-        served = self._networks.setdefault(network, _Network())
+        served = self._network(network)
         await self._release(served)
         udp.setblocking(False)
         tcp.setblocking(False)
@@ -105,7 +120,7 @@ class NameServer:
 
         def connection() -> StreamConnection:
             return StreamConnection(
-                lambda wire: self._respond(served, wire, stream=True),
+                lambda wire, client: self._respond(served, wire, client, stream=True),
                 lambda made: self._admit(served, made),
                 served.connections.discard,
                 self._idle_seconds,
@@ -129,23 +144,39 @@ class NameServer:
         published = self._networks.get(network)
         if published is None:
             return
-        published.zones = None
+        published.zones, published.hosts = None, ReverseNames({})
         self._link(published)
         if published.udp is None:
             del self._networks[network]
 
     def publish(self, network: str, view: NetworkView) -> None:
         """The next query sees this view. Raises ``InvalidParameter`` naming zone, record and value; then the old view stays."""
-        zones = LinkedZones(view)
-        published = self._networks.setdefault(network, _Network())
-        published.zones = zones
+        zones = LinkedZones([(self._zone(zone), zone.nxdomain_redirect) for zone in view.zones])
+        hosts = ReverseNames(view.hosts)
+        published = self._network(network)
+        published.zones, published.hosts = zones, hosts
         self._link(published)
+
+    def _zone(self, view: ZoneView) -> Zone:
+        key = (view.name.lower(), id(view.records))  # the zone holds the mapping: no other has its id while it lives
+        zone = self._zones.get(key)
+        if zone is None:
+            zone = Zone(view, self._newest.get(key[0]))
+            self._zones[key] = self._newest[key[0]] = zone
+        return zone
 
     def publish_public(self, names: PublicNames) -> None:
         """The next query in any network sees these names. Raises ``InvalidParameter``; then the old names stay."""
-        self._public = DeploymentNames(names)
+        self._public = PublicSide(names)
         for network in self._networks.values():
             self._link(network)
+
+    def _network(self, key: str) -> _Network:
+        network = self._networks.get(key)
+        if network is None:
+            network = _Network(Allowance(self._queries_per_second, self._clock.monotonic))
+            self._networks[key] = network
+        return network
 
     def _link(self, network: _Network) -> None:
         """Make the network's chain of what is published, and forget what the old one answered."""
@@ -153,7 +184,7 @@ class NameServer:
         if network.zones is None or self._public is None:
             network.handlers = None
         else:
-            network.handlers = chain(network.zones, self._public, forwards=self._forwarder is not None)
+            network.handlers = chain(network.zones, network.hosts, self._public, forwards=self._forwarder is not None)
 
     async def close(self) -> None:
         """Stop every network, and drop what still waits for an upstream."""
@@ -179,13 +210,23 @@ class NameServer:
             served.listener = None
 
     def _admit(self, served: _Network, connection: StreamConnection) -> bool:
+        """Not more than there is room for, and not all of it for one client: its neighbours ask by TCP as well."""
         if len(served.connections) >= self._limit:
             return False
+        if connection.client is not None:
+            own = sum(other.client == connection.client for other in served.connections)
+            if own >= max(2, self._limit // 4):
+                return False
         served.connections.add(connection)
         return True
 
     def _drain(self, served: _Network, udp: socket.socket) -> None:
         """Answer what waits on the socket, as much as one turn of the loop allows; the rest makes it readable again."""
+        known = served.cache.datagrams
+        allowance = served.allowance
+        limited = allowance.limit > 0
+        if limited:
+            allowance.begin()
         uncached = 0
         for _ in range(_DRAIN):
             try:
@@ -195,11 +236,18 @@ class NameServer:
             except OSError as error:
                 _log.warning("receiving failed", error=str(error))
                 return
-            hit = served.cache.get((False, message.cache_key(wire)))
+            if limited:
+                verdict = allowance.spend(peer[0])
+                if verdict is Verdict.DROP:
+                    continue
+                if verdict is Verdict.TRUNCATE:
+                    self._truncate(udp, wire, peer)
+                    continue
+            hit = known.get(wire[2:])
             if hit is not None:
                 _send(udp, wire[:2] + hit, peer)
                 continue
-            reply = self._respond(served, wire, stream=False)
+            reply = self._respond(served, wire, peer[0], stream=False)
             if isinstance(reply, bytes):
                 _send(udp, reply, peer)
             elif reply is not None:
@@ -208,38 +256,55 @@ class NameServer:
             if uncached >= _DRAIN_UNCACHED:
                 return
 
-    def _respond(self, served: _Network, wire: bytes, *, stream: bool) -> Reply:
+    def _cookie(self, query: message.Query, client: str) -> bytes:
+        return message.server_cookie(self._secret, client, query.cookie) if query.cookie else b""
+
+    def _truncate(self, udp: socket.socket, wire: bytes, peer: Any) -> None:
+        query = message.read(wire, stream=False)
+        if isinstance(query, message.Query):
+            _send(udp, message.truncated(query, self._cookie(query, peer[0])), peer)
+
+    def _respond(self, served: _Network, wire: bytes, client: str, *, stream: bool) -> Reply:
         """The outermost layer of this plane: whatever goes wrong inside is logged and answered with SERVFAIL."""
         try:
-            return self._answer(served, wire, stream)
+            return self._answer(served, wire, client, stream)
         except Exception:
             _log.exception("answering failed", query=wire[:512].hex())
             return message.failure(wire, Rcode.SERVFAIL) if len(wire) >= 12 else None
 
-    def _answer(self, served: _Network, wire: bytes, stream: bool) -> Reply:
-        key = (stream, message.cache_key(wire))
-        hit = served.cache.get(key)
-        if hit is not None:
-            return wire[:2] + hit
-        query = message.read(wire)
+    def _answer(self, served: _Network, wire: bytes, client: str, stream: bool) -> Reply:
+        query = message.read(wire, stream=stream)
         if not isinstance(query, message.Query):
             return query
-        if served.handlers is None:
-            return message.write(query, _NOT_READY, stream=stream)
-        steps = resolution(served.handlers, query.question)
-        try:
-            inquiry = next(steps)
-        except StopIteration as end:
-            answer: Answer = end.value
-            reply = message.write(query, answer, stream=stream)
-            if answer.lasting and len(wire) + len(reply) <= _CACHED_SIZE:
-                if len(served.cache) >= _CACHED_ANSWERS:
-                    del served.cache[next(iter(served.cache))]
-                served.cache[key] = reply[2:]
-            return reply
+        cookie = self._cookie(query, client)
+        rendered = served.cache.find(query)
+        if rendered is None:
+            if served.handlers is None:
+                return message.finish(query, message.render(query, _NOT_READY), cookie)
+            steps = resolution(served.handlers, query.question)
+            try:
+                inquiry = next(steps)
+                while self._forwarder is not None and (remembered := self._forwarder.recall(inquiry)) is not None:
+                    inquiry = steps.send(remembered)
+            except StopIteration as end:
+                answer: Answer = end.value
+                rendered = message.render(query, answer)
+                if not answer.lasting:
+                    return message.finish(query, rendered, cookie)
+                served.cache.keep(query, rendered)
+            else:
+                return self._later(query, steps, inquiry, cookie)
+        reply = message.finish(query, rendered, cookie)
+        if not stream and not cookie:
+            served.cache.keep_datagram(wire, reply)
+        return reply
+
+    def _later(
+        self, query: message.Query, steps: Generator[Inquiry, UpstreamReply, Answer], inquiry: Inquiry, cookie: bytes
+    ) -> Reply:
         if self._forwarder is None or len(self._waiting) >= _WAITING:
-            return message.write(query, _BUSY, stream=stream)
-        task = asyncio.create_task(self._finish(self._forwarder, query, steps, inquiry, stream))
+            return message.finish(query, message.render(query, _BUSY), cookie)
+        task = asyncio.create_task(self._finish(self._forwarder, query, steps, inquiry, cookie))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
         return task
@@ -250,16 +315,16 @@ class NameServer:
         query: message.Query,
         steps: Generator[Inquiry, UpstreamReply, Answer],
         inquiry: Inquiry,
-        stream: bool,
+        cookie: bytes,
     ) -> bytes:
         try:
             while True:
                 inquiry = steps.send(await forwarder.ask(inquiry))
         except StopIteration as end:
-            return message.write(query, end.value, stream=stream)
+            return message.finish(query, message.render(query, end.value), cookie)
         except Exception:
             _log.exception("answering failed", question=str(query.question))
-            return message.write(query, _BROKEN, stream=stream)
+            return message.finish(query, message.render(query, _BROKEN), cookie)
 
 
 def _send(udp: socket.socket, reply: bytes, peer: Any) -> None:

@@ -14,17 +14,20 @@ __all__ = ["IDLE_SECONDS", "Reply", "StreamConnection"]
 
 IDLE_SECONDS = 10.0
 _WAITING_AT_ONCE = 64
+_QUERIES_PER_TURN = 16
+"""Read from what has arrived before the loop is given up to the other clients."""
 
 Reply: TypeAlias = "bytes | asyncio.Future[bytes] | None"
 """Now, later, or never."""
 
 
 class StreamConnection(asyncio.Protocol):
-    """``admit`` says whether there is room for this connection; ``forget`` is called once when an admitted one has ended."""
+    """``respond`` is given a query and the client's address; ``admit`` says whether there is room for this connection; ``forget``
+    is called once when an admitted one has ended."""
 
     def __init__(
         self,
-        respond: Callable[[bytes], Reply],
+        respond: Callable[[bytes, str], Reply],
         admit: Callable[[StreamConnection], bool],
         forget: Callable[[StreamConnection], None],
         idle_seconds: float,
@@ -39,9 +42,14 @@ class StreamConnection(asyncio.Protocol):
         self._idle: asyncio.TimerHandle | None = None
         self._blocked = False
         self._ended = False
+        self._resumes = False
+        """More queries wait in the buffer, for the next turn."""
+        self.client: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        peer = transport.get_extra_info("peername")
+        self.client = str(peer[0]) if peer else None
         if not self._admit(self):
             transport.abort()
             return
@@ -63,7 +71,7 @@ class StreamConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The peer has asked all it wants; it still gets the answers that are on their way."""
         self._ended = True
-        return bool(self._waiting) or self._blocked
+        return bool(self._waiting) or self._blocked or self._resumes
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -79,7 +87,7 @@ class StreamConnection(asyncio.Protocol):
             self._transport.abort()
 
     def _full(self) -> bool:
-        return self._blocked or len(self._waiting) >= _WAITING_AT_ONCE
+        return self._blocked or self._resumes or len(self._waiting) >= _WAITING_AT_ONCE
 
     def _regulate(self) -> None:
         if self._transport is None or self._transport.is_closing() or self._ended:
@@ -91,6 +99,7 @@ class StreamConnection(asyncio.Protocol):
 
     def _consume(self) -> None:
         position = 0
+        taken = 0
         while not self._full() and self._transport is not None and not self._transport.is_closing():
             size = int.from_bytes(self._buffer[position : position + 2], "big")
             if len(self._buffer) < position + 2 + size or len(self._buffer) < position + 2:
@@ -98,12 +107,22 @@ class StreamConnection(asyncio.Protocol):
             wire = bytes(self._buffer[position + 2 : position + 2 + size])
             position += 2 + size
             self._take(wire)
+            taken += 1
+            if taken >= _QUERIES_PER_TURN and len(self._buffer) > position:
+                self._resumes = True
+                asyncio.get_running_loop().call_soon(self._resume)
         del self._buffer[:position]
+        self._regulate()
         self._close_when_done()
+
+    def _resume(self) -> None:
+        self._resumes = False
+        self._regulate()
+        self._consume()
 
     def _take(self, wire: bytes) -> None:
         self._restart_idle()
-        reply = self._respond(wire)
+        reply = self._respond(wire, self.client or "")
         if reply is None:
             # Nothing can be said to this peer (no header, or a response): a connection of such frames is of no use.
             assert self._transport is not None
@@ -127,7 +146,7 @@ class StreamConnection(asyncio.Protocol):
             self._transport.write(len(reply).to_bytes(2, "big") + reply)
 
     def _close_when_done(self) -> None:
-        if self._ended and not self._waiting and not self._blocked and self._transport is not None:
+        if self._ended and not (self._waiting or self._blocked or self._resumes) and self._transport is not None:
             self._transport.close()
 
     def _restart_idle(self) -> None:

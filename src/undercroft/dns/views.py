@@ -29,7 +29,8 @@ class ZoneView:
 
     name: str
     records: Mapping[tuple[str, str], RecordSetView]
-    """By (relative name, type); ``@`` is the zone itself, ``*`` the wildcard of RFC 4592."""
+    """By (relative name, type); ``@`` is the zone itself, ``*`` the wildcard of RFC 4592. Never changed in place: two views with
+    the same mapping object are parsed once, and one with a new mapping is parsed where its record sets are other objects."""
     nxdomain_redirect: bool = False
     """The link's resolutionPolicy is NxDomainRedirect: what the zone lacks is looked up as if it were not linked."""
 
@@ -38,6 +39,8 @@ class ZoneView:
 class NetworkView:
     zones: tuple[ZoneView, ...] = ()
     """The private zones linked to this network, in any order; the same name twice is refused."""
+    hosts: Mapping[IPv4Address, str] = field(default_factory=dict)
+    """The network's own hosts by address: what a reverse question (PTR) is answered with, in this network and no other."""
 
 
 @dataclass(frozen=True, slots=True)
