@@ -51,12 +51,14 @@ MAY_IMPORT: dict[str, set[str]] = {  # + LEAVES for each
         "control",
         "supervisor",
         "fabric",
-    },  # fabric: only to probe, and to see what is running
+        "dns",
+    },  # fabric: only to probe, and to see what is running; dns: what custom servers need, and what resolvers answer
 }
 # Of these packages only the named modules may be imported by those from whom the package itself is kept away.
 ONLY_MODULES: dict[tuple[str, str], set[str]] = {
     ("supervisor", "fabric"): {"client", "running"},
     ("cli", "fabric"): {"client", "probe", "running", "specification"},
+    ("cli", "dns"): {"requirements", "exports", "observations", "comparison"},
 }
 # The composition root builds everything but those who use it from outside.
 MAY_IMPORT["node"] = MAY_IMPORT.keys() - {"cli", "agent", "doctor", "lab", "supervisor"}

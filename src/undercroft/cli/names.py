@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from undercroft.cli.comparisons import diff, observe
+from undercroft.cli.exports import export, watch
 from undercroft.cli.local import HomeOption
 from undercroft.cli.management import (
     Arm,
@@ -18,17 +20,25 @@ from undercroft.cli.management import (
     show,
     table,
 )
+from undercroft.cli.requirements import NETWORK, VAULTS, required_zones
 from undercroft.errors import InvalidInput
 from undercroft.names import ResourceId
 
-__all__ = ["create_zone", "create_zone_group", "link_zone", "mount", "required_zones", "zone_id"]
-
-NETWORK = "Microsoft.Network"
-VAULTS = ("Microsoft.RecoveryServices", "vaults")
+__all__ = [
+    "create_zone",
+    "create_zone_group",
+    "link_zone",
+    "mount",
+    "zone_id",
+]
 
 GroupIdOption = Annotated[str, Parameter(name="--group-id", help="Target subresource.")]
 
 _dns = App(name="dns", help="Private DNS zones, their links and records, zone groups, and what resolvers answer.")
+_dns.command(export, name="export")
+_dns.command(watch, name="watch")
+_dns.command(diff, name="diff")
+_dns.command(observe, name="observe")
 
 
 def mount(app: App) -> None:
@@ -116,14 +126,6 @@ def dns_lookup(
     for record in answer:
         print(f"Address: {record.to_text()}")
     return 0
-
-
-def required_zones(arm: Arm, vault: ResourceId, group_id: str) -> list[str]:
-    """What the vault's private link resource says it needs."""
-    for resource in arm.list(vault, "privateLinkResources"):
-        if resource["properties"]["groupId"].lower() == group_id.lower():
-            return list(resource["properties"]["requiredZoneNames"])
-    raise InvalidInput(f"The vault has no subresource '{group_id}'.", code="InvalidGroupId")
 
 
 def zone_id(arm: Arm, group: str, zone: str) -> ResourceId:

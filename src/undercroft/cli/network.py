@@ -22,7 +22,8 @@ from undercroft.cli.management import (
     show,
     table,
 )
-from undercroft.cli.names import create_zone, create_zone_group, link_zone, required_zones, zone_id
+from undercroft.cli.names import create_zone, create_zone_group, link_zone, zone_id
+from undercroft.cli.requirements import required_zones
 from undercroft.errors import InvalidInput, NotFound
 from undercroft.names import ResourceId
 

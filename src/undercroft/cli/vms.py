@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -19,7 +21,7 @@ from undercroft.cli.management import (
     table,
 )
 
-__all__ = ["mount"]
+__all__ = ["captured", "mount"]
 
 COMPUTE = ("Microsoft.Compute", "virtualMachines")
 
@@ -104,3 +106,14 @@ def exec_(
     )
     status: int = ask(home_of(home).control_socket, request, (0, 1, 2))
     return status
+
+
+def captured(home: Path, vm: str, command: tuple[str, ...]) -> tuple[int, str]:
+    """Run a command inside a VM (``NAME`` or ``GROUP/NAME``): its exit status, and what it wrote to its standard output."""
+    from undercroft.control.client import Request, ask
+
+    request = Request("execute", vm=vm, arguments=command, environment=tuple(os.environ.items()), directory="/")
+    with tempfile.TemporaryFile() as output, open(os.devnull, "rb") as nothing:
+        status: int = ask(home_of(home).control_socket, request, (nothing.fileno(), output.fileno(), 2))
+        output.seek(0)
+        return status, output.read().decode("utf-8", "replace")

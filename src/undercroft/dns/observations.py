@@ -1,0 +1,194 @@
+"""What a resolver answers now, asked the way that clients do: recursion desired, EDNS, UDP and TCP where it does not fit.
+
+Runs where the question is to be asked from: ``dns diff --from VM`` starts it inside the VM and reads its JSON.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from undercroft.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from dns.message import Message
+
+__all__ = [
+    "HOSTS_FILE",
+    "OWN_NAMES",
+    "Observation",
+    "ResolverAddress",
+    "ask",
+    "ask_own_names",
+    "observe",
+    "own_resolvers",
+]
+
+OWN_NAMES = "own names"
+"""Whom ``asked`` names when nobody in particular was: the hosts file, then the resolvers of resolv.conf, as programs see them."""
+HOSTS_FILE = "the hosts file"
+_SECONDS = 2.0
+_ATTEMPTS = 2
+"""A datagram may be lost; a resolver that stays silent twice is down."""
+
+Outcome = Literal["answered", "nxdomain", "nodata", "failed", "silent"]
+
+
+class Observation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One name, asked once."""
+
+    name: str
+    asked: str
+    outcome: Outcome
+    addresses: tuple[str, ...] = ()
+    chain: tuple[str, ...] = ()
+    """CNAME targets on the way."""
+    reason: str = ""
+    """In the resolver's own words (extended errors of RFC 8914), or what failed about asking it."""
+    unvalidated: bool = False
+    """SERVFAIL that becomes an answer when the resolver is told not to validate (CD)."""
+
+
+class ResolverAddress(msgspec.Struct, frozen=True):
+    host: str
+    port: int = 53
+
+    @classmethod
+    def parse(cls, text: str) -> ResolverAddress:
+        """``10.0.0.5`` or ``10.0.0.5:5353``."""
+        host, colon, port = text.partition(":")
+        try:
+            socket.inet_pton(socket.AF_INET, host)
+            number = int(port) if colon else 53
+            if not 1 <= number <= 65535:
+                raise ValueError(port)
+        except (OSError, ValueError) as error:
+            raise InvalidParameter(f"'{text}' is not ADDRESS or ADDRESS:PORT.", target="--server") from error
+        return cls(host, number)
+
+    def __str__(self) -> str:
+        return self.host if self.port == 53 else f"{self.host}:{self.port}"
+
+
+def observe(names: Iterable[str], server: ResolverAddress | None, times: int) -> list[Observation]:
+    """Every name, ``times`` times, of the server; without one, of this host's own names and of each of its resolvers, unless the
+    hosts file has the name: it wins over all of them."""
+    resolvers = [server] if server is not None else own_resolvers()
+    listed = hosts_file() if server is None else frozenset()
+    found: list[Observation] = []
+    silent: dict[str, Observation] = {}
+    """Whoever was silent once is not asked again: a dozen names would take minutes."""
+
+    def note(asked: str, name: str, question: Callable[[], Observation]) -> None:
+        for _ in range(times):
+            known = silent.get(asked)
+            said = question() if known is None else msgspec.structs.replace(known, name=name)
+            if said.outcome == "silent":
+                silent[asked] = said
+            found.append(said)
+
+    for name in names:
+        if server is None:
+            note(OWN_NAMES, name, partial(ask_own_names, name, HOSTS_FILE if name in listed else ""))
+        if name not in listed:
+            for resolver in resolvers:
+                note(str(resolver), name, partial(ask, resolver, name))
+    return found
+
+
+def hosts_file(path: Path = Path("/etc/hosts")) -> frozenset[str]:
+    """The names that this host has in its hosts file, in lower case."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return frozenset()
+    return frozenset(name.lower() for line in lines for name in line.partition("#")[0].split()[1:])
+
+
+def own_resolvers(configuration: Path = Path("/etc/resolv.conf")) -> list[ResolverAddress]:
+    """In the file's order; IPv6 ones are left out, no network here has IPv6."""
+    found = []
+    for line in configuration.read_text("utf-8", "replace").splitlines() if configuration.exists() else ():
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver" and ":" not in words[1]:
+            found.append(ResolverAddress(words[1]))
+    return found
+
+
+def ask_own_names(name: str, reason: str = "") -> Observation:
+    try:
+        found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        missing = error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+        return Observation(name, OWN_NAMES, "nxdomain" if missing else "silent", reason=error.strerror or "")
+    addresses = tuple(sorted({str(entry[4][0]) for entry in found}))
+    return Observation(name, OWN_NAMES, "answered", addresses, reason=reason)
+
+
+def ask(resolver: ResolverAddress, name: str) -> Observation:
+    reply = _exchange(resolver, name)
+    if isinstance(reply, str):
+        return Observation(name, str(resolver), "silent", reason=reply)
+    import dns.rcode
+
+    said = _observed(name, resolver, reply)
+    if reply.rcode() == dns.rcode.SERVFAIL:
+        unchecked = _exchange(resolver, name, checking_disabled=True)
+        if not isinstance(unchecked, str) and unchecked.rcode() == dns.rcode.NOERROR:
+            return msgspec.structs.replace(said, unvalidated=True)
+    return said
+
+
+def _exchange(resolver: ResolverAddress, name: str, *, checking_disabled: bool = False) -> Message | str:
+    """The reply, or what failed."""
+    import dns.exception
+    import dns.flags
+    import dns.message
+    import dns.query
+
+    query = dns.message.make_query(name, "A", use_edns=0, payload=1232)
+    if checking_disabled:
+        query.flags |= dns.flags.CD
+    failure = ""
+    for _ in range(_ATTEMPTS):
+        try:
+            reply, _ = dns.query.udp_with_fallback(query, resolver.host, _SECONDS, resolver.port, ignore_trailing=True)
+        except dns.exception.Timeout:
+            failure = f"no answer within {_SECONDS:g} s"
+        except (OSError, dns.exception.DNSException) as error:
+            failure = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        else:
+            return reply
+    return failure
+
+
+def _observed(name: str, resolver: ResolverAddress, reply: Message) -> Observation:
+    import dns.edns
+    import dns.rcode
+    import dns.rdatatype
+
+    addresses = sorted(
+        record.address for answer in reply.answer if answer.rdtype == dns.rdatatype.A for record in answer
+    )
+    chain = tuple(
+        record.target.to_text(omit_final_dot=True)
+        for answer in reply.answer
+        if answer.rdtype == dns.rdatatype.CNAME
+        for record in answer
+    )
+    rcode = reply.rcode()
+    outcome: Outcome = "answered" if addresses else "nodata"
+    if rcode == dns.rcode.NXDOMAIN:
+        outcome = "nxdomain"
+    elif rcode != dns.rcode.NOERROR:
+        outcome = "failed"
+    errors = [option for option in reply.options if isinstance(option, dns.edns.EDEOption)]
+    words = [option.text or dns.edns.EDECode(option.code).name.lower().replace("_", " ") for option in errors]
+    if outcome == "failed":
+        words.insert(0, dns.rcode.to_text(rcode))
+    return Observation(name, str(resolver), outcome, tuple(addresses), chain, "; ".join(words))
