@@ -90,6 +90,10 @@ class Home:
         return self.run / "fabric.sock"
 
     @property
+    def names_socket(self) -> Path:
+        return self.run / "dns.sock"
+
+    @property
     def connection_file(self) -> Path:
         return self.root / "connection.json"
 

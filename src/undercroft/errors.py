@@ -25,6 +25,7 @@ service's JSON in ``dataplane.backup``, text in ``cli.main``); nothing else writ
     │   └── PreconditionFailed  412  an etag or condition did not match
     ├── Throttled               429  try again later
     ├── Unavailable             503  a part of the service is down; try again
+    │   └── NamesUnavailable    503  the name server is being started again
     ├── PeerMisbehaved          502  the other side broke its protocol (as opposed to us)
     ├── StorageFull             507  no space where the bytes had to go
     ├── DamagedData             500  authenticated data did not verify
@@ -46,6 +47,7 @@ __all__ = [
     "LocalProblem",
     "MethodNotAllowed",
     "Misdirected",
+    "NamesUnavailable",
     "NotAuthenticated",
     "NotAuthorized",
     "NotFound",
@@ -177,6 +179,10 @@ class Throttled(UndercroftError):
 class Unavailable(UndercroftError):
     default_code = "ServiceUnavailable"
     status = 503
+
+
+class NamesUnavailable(Unavailable):
+    """The networks themselves are as they were."""
 
 
 class PeerMisbehaved(UndercroftError):

@@ -1,7 +1,7 @@
 """The composition root: builds every part of one node, hands each its collaborators, starts and stops them in order.
 
-Nothing else constructs another plane. Order of start: state and keys first (they may refuse), then what answers (data plane,
-DNS), then the world (``Provisioner`` makes the fabric match the state), then the tasks that were left, and last the listener of the host and
+Nothing else constructs another plane, but for the fabric and the name server, which are processes of their own. Order of start: state
+and keys first (they may refuse), then what answers (data plane), then the world (``Provisioner`` makes the fabric match the state), then the tasks that were left, and last the listener of the host and
 ``connection.json``: who can read that file finds everything ready.
 """
 
@@ -25,12 +25,13 @@ from undercroft.arm import operations
 from undercroft.arm.application import Application
 from undercroft.arm.listener import Listener
 from undercroft.arm.routes import resource_types
+from undercroft.capacity import raise_descriptor_limit
 from undercroft.clock import Clock, SystemClock
 from undercroft.config import Home, Settings
 from undercroft.control.client import Request
 from undercroft.control.server import ControlServer
 from undercroft.dataplane.server import DataPlane
-from undercroft.dns.server import NameServer
+from undercroft.dns.remote import RemoteNames
 from undercroft.errors import CapabilityMissing, InvalidInput, NotFound, Unavailable, UndercroftError
 from undercroft.fabric.reconnecting import ReconnectingFabric
 from undercroft.fabric.specification import Execution
@@ -93,7 +94,7 @@ class Node:
             keep_vault=manifests.write,
             front=self._front if settings.login_reachable else None,
         )
-        self._names = NameServer(clock, settings.forward_dns_to, queries_per_second=settings.dns_queries_per_second)
+        self._names = RemoteNames(home.names_socket)
         self._provisioner = Provisioner(
             self.database, clock, settings, self._fabric, self._data, self._names, self._data.doors
         )
@@ -220,12 +221,15 @@ class Node:
             return counts, [f"{kind} {key}: {error}" for kind, key, error in rows]
 
         counts, problems = await self.database.read(read)
+        pids = {"node": os.getpid(), "supervisor": os.getppid()}
         try:
-            client = await self._fabric.connect()
-            pids = {"node": os.getpid(), "supervisor": os.getppid(), "fabric": client.pid}
+            pids["fabric"] = (await self._fabric.connect()).pid
         except UndercroftError as error:
-            pids = {"node": os.getpid(), "supervisor": os.getppid()}
             problems.append(error.message)
+        if self._names.connected and self._names.pid is not None:
+            pids["dns"] = self._names.pid
+        else:
+            problems.append("The name server is being started again.")
         return {
             "resourceManager": self._resource_manager,
             "fabric": self._fabric.capabilities.driver,
@@ -326,6 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
         ],
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
+    raise_descriptor_limit()
     try:
         asyncio.run(_run(Home(chosen.home), chosen.port, chosen.ready_fd, chosen.go_fd))
     except UndercroftError as error:

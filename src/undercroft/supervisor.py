@@ -1,12 +1,13 @@
-"""Starts the processes of one node and keeps them: the fabric process, which holds the privilege, and the node process.
+"""Starts the processes of one node and keeps them: the fabric, which holds the privilege, the name server, and the node.
 
-The supervisor itself does nothing else, so that it can stay alive while either of them is killed:
+The supervisor itself does nothing else, so that it can stay alive while any of them is killed:
 
-    fabric dies   a new one is started; the node notices, tells it the desired state again, and takes new listeners
-    node dies     a new one is started; it adopts the running fabric, whose networks and VMs went on
-    both of us    ``up`` again adopts a fabric that still runs, and starts the rest
+    fabric dies       a new one is started; the node notices, tells it the desired state again, and takes new listeners
+    name server dies  a new one is started; the node notices, and hands it names and sockets again
+    node dies         a new one is started; it adopts the running fabric, whose networks and VMs went on, and the name server
+    all of us         ``up`` again adopts a fabric that still runs, and starts the rest
 
-The node ends with its supervisor (``PR_SET_PDEATHSIG``); the fabric does not, or a crash here would end the users' VMs. A child
+Name server and node end with their supervisor (``PR_SET_PDEATHSIG``); the fabric does not, or a crash here would end the users' VMs. A child
 that dies more than five times in a minute is not started again: then everything is stopped, and its log is named. One that cannot
 be *started* again (a full disk, the other one just dying) is tried again with growing pauses, while the rest goes on.
 """
@@ -22,7 +23,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -33,6 +33,8 @@ from undercroft.fabric.running import running_fabric
 
 __all__ = ["Supervisor", "running_supervisor"]
 
+_ORDER = ("fabric", "dns", "node")
+"""In which they are started; they are stopped in the opposite one."""
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
@@ -72,8 +74,7 @@ class Supervisor:
         self._port = port
         self._driver = driver
         self._lock: IO[str] | None = None
-        self._fabric: _Child | None = None
-        self._node: _Child | None = None
+        self._children: dict[str, _Child] = {}
         self._deaths: list[float] = []
         self._stop: int | None = None
 
@@ -83,11 +84,10 @@ class Supervisor:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()
         try:
-            self._fabric = self._adopt_fabric()
-            if self._fabric is None:
-                self._start_both()
-            else:
-                self._node = self._start_node()
+            fabric = self._adopt_fabric()
+            if fabric is not None:
+                self._children["fabric"] = fabric
+            self._start_all()
         except BaseException:
             self.stop()
             raise
@@ -97,34 +97,33 @@ class Supervisor:
         self._stop = stop_descriptor
         pause = 0.0
         while True:
-            children = [child for child in (self._fabric, self._node) if child is not None]
+            children = list(self._children.values())
             poll = select.poll()
             for descriptor in (stop_descriptor, *(child.descriptor for child in children)):
                 poll.register(descriptor, select.POLLIN)
-            ready = {descriptor for descriptor, _ in poll.poll(pause * 1000 if len(children) < 2 else None)}
+            missing = len(children) < len(_ORDER)
+            ready = {descriptor for descriptor, _ in poll.poll(pause * 1000 if missing else None)}
             if stop_descriptor in ready:
                 return
-            if self._fabric is not None and self._fabric.descriptor in ready:
-                dead, self._fabric = self._fabric, None
-                self._bury(dead)
-            if self._node is not None and self._node.descriptor in ready:
-                dead, self._node = self._node, None
-                if self._bury(dead) == 0:  # it was told to stop through the control socket
-                    return
+            for child in children:
+                if child.descriptor in ready:
+                    del self._children[child.name]
+                    if self._bury(child) == 0 and child.name == "node":  # told to stop through the control socket
+                        return
             try:
-                self._fabric = self._fabric or self._start_fabric()
-                self._node = self._node or self._start_node()
+                for name in _ORDER:
+                    if name not in self._children:
+                        self._children[name] = self._await(self._launch(name))
                 pause = 0.0
             except LocalProblem as error:
                 pause = min(max(1.0, pause * 2), _LONGEST_PAUSE)
                 print(f"undercroft: {error.message} Trying again in {pause:.0f} s.", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
-        """Node first, so that nobody asks the fabric for anything while it goes."""
-        for child in (self._node, self._fabric):
-            if child is not None:
+        """Node first, so that nobody asks the others for anything while they go."""
+        for name in reversed(_ORDER):
+            if (child := self._children.pop(name, None)) is not None:
                 _end(child)
-        self._node = self._fabric = None
         if self._lock is not None:
             (self._home.run / "up.pid").unlink(missing_ok=True)
             self._home.connection_file.unlink(missing_ok=True)
@@ -133,56 +132,43 @@ class Supervisor:
 
     # --- children ----------------------------------------------------------------------------------------------------
 
-    def _start_both(self) -> None:
-        """At once: what the node imports takes longer than all that the fabric does. It goes on when the fabric is ready."""
-        fabric = self._launch_fabric()
+    def _start_all(self) -> None:
+        """At once: what the node imports takes longer than all that the others do. It goes on when they are ready."""
         reader, writer = os.pipe()
+        launched: list[_Launched] = []
         try:
-            node = self._launch_node("--go-fd", str(reader), pass_fds=(reader,))
-        except BaseException:
-            os.close(writer)
-            fabric.process.kill()
-            fabric.process.wait()
-            os.close(fabric.ready)
-            raise
+            for name in _ORDER:
+                if name not in self._children:
+                    more = ("--go-fd", str(reader)) if name == "node" else ()
+                    launched.append(self._launch(name, *more, pass_fds=(reader,) if more else ()))
+            while launched:
+                if len(launched) == 1:
+                    with contextlib.suppress(
+                        BrokenPipeError
+                    ):  # a node that has ended already is asked for its words below
+                        os.write(writer, b"1")
+                child = self._await(launched.pop(0))
+                self._children[child.name] = child
         finally:
             os.close(reader)
-        try:
-            self._fabric = self._await(fabric)
-            with contextlib.suppress(BrokenPipeError):  # a node that has ended already is asked for its words below
-                os.write(writer, b"1")
-        except BaseException:
-            node.process.kill()
-            node.process.wait()
-            os.close(node.ready)
-            raise
-        finally:
             os.close(writer)
-        self._node = self._await(node)
+            for each in launched:
+                each.process.kill()
+                each.process.wait()
+                os.close(each.ready)
 
-    def _start_fabric(self) -> _Child:
-        return self._await(self._launch_fabric())
+    def _command(self, name: str) -> list[str]:
+        home = self._home
+        if name == "fabric":
+            return ["--socket", str(home.fabric_socket), "--vms", str(home.vms), "--driver", self._driver]
+        if name == "dns":
+            return ["--home", str(home.root)]
+        return ["--home", str(home.root), "--port", str(self._port)]
 
-    def _start_node(self) -> _Child:
-        return self._await(self._launch_node())
-
-    def _launch_fabric(self) -> _Launched:
-        arguments = ["-m", "undercroft.fabric", "--socket", str(self._home.fabric_socket)]
-        arguments += ["--vms", str(self._home.vms), "--driver", self._driver]
-        return self._launch("fabric", arguments)
-
-    def _launch_node(self, *more: str, pass_fds: tuple[int, ...] = ()) -> _Launched:
-        arguments = ["-m", "undercroft.node", "--home", str(self._home.root), "--port", str(self._port), *more]
+    def _launch(self, name: str, *more: str, pass_fds: tuple[int, ...] = ()) -> _Launched:
+        arguments = ["-m", f"undercroft.{name}", *self._command(name), *more]
         parent = os.getpid()
-        return self._launch("node", arguments, pass_fds, lambda: _give_up_privilege(parent))
-
-    def _launch(
-        self,
-        name: str,
-        arguments: list[str],
-        pass_fds: tuple[int, ...] = (),
-        prepare: Callable[[], None] | None = None,
-    ) -> _Launched:
+        prepare = None if name == "fabric" else lambda: _give_up_privilege(parent)
         log_path = self._home.logs / f"{name}.log"
         reader, writer = os.pipe()
         try:
@@ -309,7 +295,7 @@ def _end(child: _Child, seconds: float = 10.0) -> None:
 def _give_up_privilege(parent: int) -> None:
     """In the child, before exec: end with the parent, and never hold a capability, whoever started us.
 
-    As root the node keeps the user id (it owns the home) and loses every capability: the bounding set is emptied, so
+    As root it keeps the user id (it owns the home) and loses every capability: the bounding set is emptied, so
     exec grants none (capabilities(7)), and no_new_privs shuts set-uid programs out.
     """
     libc = ctypes.CDLL(None, use_errno=True)

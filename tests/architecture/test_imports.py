@@ -15,12 +15,14 @@ from tests.checkout import CHECKOUT
 
 SOURCE = CHECKOUT / "src" / "undercroft"
 
-LEAVES = {"errors", "names", "clock", "trace", "config"}
+LEAVES = {"errors", "names", "clock", "trace", "config", "channel", "capacity"}
 LEAF_IMPORTS: dict[str, set[str]] = {
     "errors": set(),
     "names": {"errors"},
     "config": {"errors", "names"},
     "clock": set(),
+    "channel": {"errors"},
+    "capacity": set(),
     "trace": set(),
 }
 MAY_IMPORT: dict[str, set[str]] = {  # + LEAVES for each

@@ -13,18 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from tests.fabric.machine import Machine, eventually, host, network
+from undercroft.channel import Channel, Failure, reachable
 from undercroft.errors import Conflict, LocalProblem
 from undercroft.fabric.client import FabricClient
 from undercroft.fabric.messages import (
     Answer,
     Apply,
-    Channel,
-    Failure,
     Request,
     decode_answer,
     decode_request,
     encode,
-    reachable,
 )
 
 pytestmark = pytest.mark.rootless

@@ -43,7 +43,7 @@ def test_everything_is_the_same_after_each_kill(deployment: Deployment) -> None:
     deployment.backup(files)
     before = (deployment.points(), configuration(deployment))
 
-    for victim in ("node", "fabric"):
+    for victim in ("node", "dns", "fabric"):
         pid = deployment.pids()[victim]
         os.kill(pid, signal.SIGKILL)
         eventually(lambda victim=victim, pid=pid: running(deployment).get(victim, pid) != pid)  # type: ignore[misc]
@@ -79,7 +79,7 @@ def test_all_processes_killed_at_once(deployment: Deployment) -> None:
     assert sleeper.stdout is not None
     in_vm = int(sleeper.stdout.readline())
     pids = deployment.pids()
-    for name in ("supervisor", "node", "fabric"):
+    for name in ("supervisor", "node", "dns", "fabric"):
         os.kill(pids[name], signal.SIGKILL)
     sleeper.wait(30)
     sleeper.stdout.close()

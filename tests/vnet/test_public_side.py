@@ -47,15 +47,23 @@ def test_the_cname_of_a_storage_name_follows_approval(tmp_path: Path) -> None:
         endpoint = world.endpoint(connection, subnet, vault, approved=False)
         members.add_account(connection, vault.key, "abc12345ecs01")
         name = "abc12345ecs01.blob.core.windows.net"
-        hosts, aliases = publicside.public_accounts(connection, world.SUFFIXES, RANGE)
+        other = world.vault(connection, "other")
+        members.add_account(connection, other.key, "def12345ecs01")
+
+        def names() -> tuple[dict[str, IPv4Address], dict[str, str]]:
+            return publicside.public_accounts(connection, world.SUFFIXES, RANGE, [vault.key])[vault.key]
+
+        assert set(publicside.public_accounts(connection, world.SUFFIXES, RANGE)) == {vault.key, other.key}
+        assert publicside.public_accounts(connection, world.SUFFIXES, RANGE, ["nobody"]) == {}
+        hosts, aliases = names()
         assert hosts[name] == IPv4Address("203.0.113.11") and aliases == {}
         state = connections.of_endpoint(connection, endpoint.key)
         assert state is not None
         state = connections.transition(connection, state, Status.APPROVED)
-        _, aliases = publicside.public_accounts(connection, world.SUFFIXES, RANGE)
+        _, aliases = names()
         assert aliases[name] == "abc12345ecs01.privatelink.blob.core.windows.net"
         connections.transition(connection, state, Status.REJECTED)
-        assert publicside.public_accounts(connection, world.SUFFIXES, RANGE)[1] == {}
+        assert names()[1] == {}
 
     with world.database(tmp_path) as state_database:
         state_database.transact(check)

@@ -18,6 +18,8 @@ from tests.fabric.machine import PATHS, PYTHON, Machine, Output, read
 from undercroft.clock import SystemClock
 from undercroft.config import Home, Settings
 from undercroft.dataplane.server import DataPlane
+from undercroft.dns.process import NameProcess, listen
+from undercroft.dns.remote import RemoteNames
 from undercroft.dns.server import NameServer
 from undercroft.errors import LocalProblem, Unavailable
 from undercroft.fabric.reconnecting import ReconnectingFabric
@@ -143,7 +145,10 @@ class FailingFabric:
 async def node(folder: Path, machine: Machine, **settings: Any) -> AsyncIterator[Node]:
     home, clock, chosen = Home(folder), SystemClock(), Settings(**settings)
     database = Database.open(home.state)
-    names = NameServer(clock)
+    socket_path = home.names_socket
+    process = NameProcess(NameServer(clock), listen(socket_path))
+    process.start()
+    names = RemoteNames(socket_path)
     fabric = FailingFabric(ReconnectingFabric(machine.socket))
     try:
         made = deployment.ensure(database, home, clock)
@@ -168,9 +173,10 @@ async def node(folder: Path, machine: Machine, **settings: Any) -> AsyncIterator
                 await names.stop(network)
                 await fabric.remove(network)
             await data.close()
-            await names.close()
             await fabric.close()
     finally:
+        await names.close()
+        await process.close()
         database.close()
 
 

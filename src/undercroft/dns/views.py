@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-__all__ = ["RECORD_TYPES", "NetworkView", "PublicNames", "RecordSetView", "ZoneView"]
+__all__ = [
+    "RECORD_TYPES",
+    "AccountNames",
+    "NetworkView",
+    "PublicNames",
+    "RecordChange",
+    "RecordSetView",
+    "ZoneChange",
+    "ZoneLink",
+    "ZoneView",
+]
 
 RECORD_TYPES = frozenset({"A", "AAAA", "CNAME", "MX", "PTR", "SOA", "SRV", "TXT"})
 """The record types of private zones; NS does not exist there."""
@@ -29,8 +39,9 @@ class ZoneView:
 
     name: str
     records: Mapping[tuple[str, str], RecordSetView]
-    """By (relative name, type); ``@`` is the zone itself, ``*`` the wildcard of RFC 4592. Never changed in place: two views with
-    the same mapping object are parsed once, and one with a new mapping is parsed where its record sets are other objects."""
+    """By (relative name, type); ``@`` is the zone itself, ``*`` the wildcard of RFC 4592. Never changed once published: views of
+    one mapping show the same records, so what was made of it serves every network; and a record set that did not change is the
+    same object in the mapping that comes after it."""
     nxdomain_redirect: bool = False
     """The link's resolutionPolicy is NxDomainRedirect: what the zone lacks is looked up as if it were not linked."""
 
@@ -57,3 +68,42 @@ class PublicNames:
     and are never asked of an upstream resolver. Leave out what is shared with the internet (``core.windows.net``)."""
     address_ttl: int = 10
     alias_ttl: int = 10
+
+
+# --- what is published piece by piece ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RecordChange:
+    name: str
+    type: str
+    records: RecordSetView | None
+    """None: there is no such record set any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneChange:
+    """Record sets of a private zone, whoever sees it; with ``whole`` these are all it has."""
+
+    zone: str
+    """The zone's key; zones of one name may be many."""
+    name: str
+    records: tuple[RecordChange, ...]
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneLink:
+    """One network sees one zone."""
+
+    zone: str
+    name: str
+    nxdomain_redirect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccountNames:
+    """The public storage names of one vault: as ``PublicNames`` has them."""
+
+    addresses: Mapping[str, tuple[IPv4Address, ...]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)

@@ -6,19 +6,18 @@ import asyncio
 import itertools
 import os
 import socket
-import struct
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import msgspec
 
+from undercroft.channel import Channel, peer, reachable
 from undercroft.errors import PeerMisbehaved, Unavailable
 from undercroft.fabric.messages import (
     Answer,
     Apply,
     Call,
     Cancel,
-    Channel,
     Describe,
     Execute,
     Listen,
@@ -28,7 +27,6 @@ from undercroft.fabric.messages import (
     Stop,
     decode_answer,
     encode,
-    reachable,
 )
 from undercroft.fabric.specification import Capabilities, Drift, Execution, NetworkSpecification, Transport
 
@@ -49,8 +47,7 @@ class FabricClient:
         self._waiting: dict[int, asyncio.Future[tuple[Answer, list[int]]]] = {}
         self._gone = asyncio.Event()
         self._capabilities: Capabilities | None = None
-        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        self.pid: int = struct.unpack("3i", credentials)[0]
+        self.pid, _ = peer(connected)
         """The fabric process, by the kernel's word (unix(7)): who called listen."""
         self._channel = Channel(connected, self._received, self._lost)
 

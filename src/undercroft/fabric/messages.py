@@ -1,27 +1,15 @@
-"""What travels between the fabric process and its clients: frames over a Unix stream socket, with descriptors beside them.
+"""What travels between the fabric process and its clients, as msgpack in frames (``channel``).
 
-A frame is a length (4 bytes, network order), a count of descriptors (1 byte) and a msgpack body. The descriptors go by
-SCM_RIGHTS with the first byte of their frame; the kernel never merges two such messages in one read, so they arrive at or before the
-frame that owns them and are handed out in order. Calls carry an id, answers repeat it, and answers come in any order.
+Calls carry an id, answers repeat it, and answers come in any order.
 """
 
 from __future__ import annotations
 
-import array
-import asyncio
-import os
-import socket
-import struct
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
-from typing import Any
+from ipaddress import IPv4Address
 
 import msgspec
 
-from undercroft import errors
+from undercroft.channel import Failure, decode_address, encode_address
 from undercroft.fabric.specification import Capabilities, Drift, NetworkSpecification, Transport
 
 __all__ = [
@@ -29,10 +17,8 @@ __all__ = [
     "Apply",
     "Call",
     "Cancel",
-    "Channel",
     "Describe",
     "Execute",
-    "Failure",
     "Listen",
     "Networks",
     "Remove",
@@ -41,13 +27,7 @@ __all__ = [
     "decode_answer",
     "decode_request",
     "encode",
-    "reachable",
 ]
-
-_HEADER = struct.Struct("!IB")
-_LARGEST = 64 << 20
-_DESCRIPTORS = 16
-_READ = 1 << 16
 
 
 class Describe(msgspec.Struct, frozen=True, tag=True):
@@ -104,23 +84,6 @@ class Request(msgspec.Struct, frozen=True):
     call: Call
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """An error of the tree in ``undercroft.errors``, by the name of its class."""
-
-    kind: str
-    message: str
-    code: str
-    target: str | None
-
-    @classmethod
-    def of(cls, error: errors.UndercroftError) -> Failure:
-        return cls(type(error).__name__, error.message, error.code, error.target)
-
-    def error(self) -> errors.UndercroftError:
-        kind = {found.__name__: found for found in _tree(errors.UndercroftError)}.get(self.kind, errors.LocalProblem)
-        return kind(self.message, code=self.code, target=self.target)
-
-
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     id: int
     failure: Failure | None = None
@@ -130,25 +93,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int = 0
 
 
-def _tree(root: type[errors.UndercroftError]) -> list[type[errors.UndercroftError]]:
-    return [root, *(found for child in root.__subclasses__() for found in _tree(child))]
-
-
-def _encode_address(value: Any) -> str:
-    if isinstance(value, IPv4Address | IPv4Network):
-        return str(value)
-    raise NotImplementedError(type(value).__name__)
-
-
-def _decode_address(kind: type, value: Any) -> Any:
-    if kind in (IPv4Address, IPv4Network):
-        return kind(value)
-    raise NotImplementedError(kind.__name__)
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_address)
-_requests = msgspec.msgpack.Decoder(Request, dec_hook=_decode_address)
-_answers = msgspec.msgpack.Decoder(Answer, dec_hook=_decode_address)
+_encoder = msgspec.msgpack.Encoder(enc_hook=encode_address)
+_requests = msgspec.msgpack.Decoder(Request, dec_hook=decode_address)
+_answers = msgspec.msgpack.Decoder(Answer, dec_hook=decode_address)
 
 
 def encode(message: Request | Answer) -> bytes:
@@ -162,123 +109,3 @@ def decode_request(body: bytes) -> Request:
 
 def decode_answer(body: bytes) -> Answer:
     return _answers.decode(body)
-
-
-@contextmanager
-def reachable(path: Path) -> Iterator[str]:
-    """A name for a Unix socket that fits into the kernel's 108 bytes, however deep the folder is."""
-    if len(os.fsencode(path)) < 100:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
-
-
-class Channel:
-    """One end of the connection, driven by the running loop.
-
-    ``received`` gets each body with its descriptors, which it then owns. ``closed`` is called once, when the other side has gone,
-    has broken the framing, or ``close`` was called. Descriptors given to ``send`` are closed once they are sent, or cannot be.
-    """
-
-    def __init__(
-        self, connected: socket.socket, received: Callable[[bytes, list[int]], None], closed: Callable[[], None]
-    ) -> None:
-        self._socket = connected
-        self._socket.setblocking(False)
-        self._received = received
-        self._closed = closed
-        self._loop = asyncio.get_running_loop()
-        self._input = bytearray()
-        self._arrived: deque[int] = deque()
-        self._output: deque[tuple[memoryview, Sequence[int]]] = deque()
-        self._open = True
-        self._loop.add_reader(self._socket, self._read)
-
-    @property
-    def open(self) -> bool:
-        return self._open
-
-    def send(self, body: bytes, descriptors: Sequence[int] = ()) -> None:
-        if not self._open:
-            _close_all(descriptors)
-            return
-        frame = _HEADER.pack(len(body), len(descriptors)) + body
-        self._output.append((memoryview(frame), tuple(descriptors)))
-        if len(self._output) == 1:
-            self._write()
-
-    def close(self) -> None:
-        if not self._open:
-            return
-        self._open = False
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
-        self._socket.close()
-        for _, descriptors in self._output:
-            _close_all(descriptors)
-        self._output.clear()
-        _close_all(self._arrived)
-        self._arrived.clear()
-        self._closed()
-
-    def _write(self) -> None:
-        while self._output:
-            data, descriptors = self._output[0]
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-            try:
-                sent = self._socket.sendmsg([data], ancillary)
-            except BlockingIOError:
-                self._loop.add_writer(self._socket, self._write)
-                return
-            except OSError:
-                self.close()
-                return
-            _close_all(descriptors)
-            if sent == len(data):
-                self._output.popleft()
-            else:
-                self._output[0] = (data[sent:], ())
-        self._loop.remove_writer(self._socket)
-
-    def _read(self) -> None:
-        try:
-            data, ancillary, flags, _ = self._socket.recvmsg(
-                _READ, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
-            )
-        except BlockingIOError:
-            return
-        except OSError:
-            self.close()
-            return
-        for level, kind, raw in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                numbers = array.array("i")
-                numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
-                self._arrived.extend(numbers)
-        if not data or flags & socket.MSG_CTRUNC:
-            self.close()
-            return
-        self._input += data
-        while self._open and len(self._input) >= _HEADER.size:
-            length, count = _HEADER.unpack_from(self._input)
-            if length > _LARGEST or count > _DESCRIPTORS:
-                self.close()
-                return
-            end = _HEADER.size + length
-            if len(self._input) < end:
-                return
-            if len(self._arrived) < count:
-                self.close()
-                return
-            body = bytes(self._input[_HEADER.size : end])
-            del self._input[:end]
-            self._received(body, [self._arrived.popleft() for _ in range(count)])
-
-
-def _close_all(descriptors: Sequence[int] | deque[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

@@ -22,10 +22,8 @@ import asyncio
 import ctypes
 import fcntl
 import os
-import resource
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import traceback
@@ -36,16 +34,16 @@ from pathlib import Path
 
 import msgspec
 
+from undercroft.capacity import raise_descriptor_limit
+from undercroft.channel import Channel, Failure, peer, reachable
 from undercroft.errors import InvalidInput, LocalProblem, UndercroftError
 from undercroft.fabric.driver import Driver, LoopbackDriver, NamespaceDriver
 from undercroft.fabric.messages import (
     Answer,
     Apply,
     Cancel,
-    Channel,
     Describe,
     Execute,
-    Failure,
     Listen,
     Networks,
     Remove,
@@ -53,7 +51,6 @@ from undercroft.fabric.messages import (
     Stop,
     decode_request,
     encode,
-    reachable,
 )
 from undercroft.fabric.namespace import enter_user_namespace
 from undercroft.fabric.nftables import why_missing
@@ -63,8 +60,6 @@ from undercroft.fabric.specification import Execution
 __all__ = ["clear", "run"]
 
 _PR_SET_CHILD_SUBREAPER = 36
-_DESCRIPTORS = 16384
-"""About three for each VM and two for each VNet."""
 
 
 @dataclass(eq=False, slots=True)
@@ -151,8 +146,7 @@ class _Server:
             connected, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        _, user, _ = struct.unpack("3i", credentials)
+        _, user = peer(connected)
         if user not in (0, os.geteuid()):
             print(f"fabric: refused a connection of user {user}.", file=sys.stderr)
             connected.close()
@@ -278,10 +272,7 @@ def _prepare(driver: str, vms: Path, record: Path) -> Driver:
         rootless=False
     )  # where networks will be made: already in the user namespace, if any
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    raise_descriptor_limit()
     vms.mkdir(parents=True, exist_ok=True)
     return NamespaceDriver(driver, vms.absolute(), record, no_security_groups)
 

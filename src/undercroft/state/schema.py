@@ -36,6 +36,7 @@ __all__ = [
     "operations",
     "principals",
     "protected_items",
+    "record_changes",
     "record_sets",
     "recovery_points",
     "resources",
@@ -172,6 +173,17 @@ record_sets = Table(
     Column("etag", String, nullable=False),
     Index("record_sets_by_endpoint", "endpoint_key"),
 )
+
+record_changes = Table(
+    "record_changes",
+    metadata,
+    Column("number", Integer, primary_key=True, doc="rises with every change, and is never used again"),
+    Column("zone_key", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("type", String, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Written by triggers on ``record_sets``, whoever changes it; read by who publishes names, and emptied behind it."""
 
 zone_links = Table(
     "zone_links",

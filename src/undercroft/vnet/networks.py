@@ -101,6 +101,12 @@ def get(connection: Connection, key: str) -> NetworkRecord | None:
     return NetworkRecord(row.key, row.id, row.name, row.location, value)
 
 
+def keys(connection: Connection) -> tuple[str, ...]:
+    """Of every network, in order."""
+    query = select(resources.c.key).where(resources.c.type == NETWORK_TYPE)
+    return tuple(connection.execute(query.order_by(resources.c.key)).scalars())
+
+
 def subnets(connection: Connection, network_key: str) -> tuple[SubnetRecord, ...]:
     return subnets_of(connection, [network_key])
 

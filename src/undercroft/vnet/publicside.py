@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 from sqlalchemy import Connection, select
@@ -50,28 +50,32 @@ def public_hosts(suffixes: NameSuffixes, public_range: str, login_reachable: boo
 
 
 def public_accounts(
-    connection: Connection, suffixes: NameSuffixes, public_range: str
-) -> tuple[dict[str, IPv4Address], dict[str, str]]:
-    """Every storage name to its public address; and those whose vault has an approved endpoint to their ``privatelink`` name.
+    connection: Connection, suffixes: NameSuffixes, public_range: str, vault_keys: Collection[str] | None = None
+) -> dict[str, tuple[dict[str, IPv4Address], dict[str, str]]]:
+    """By vault (of ``vault_keys``, or every one that has accounts): every storage name to its public address; and, if the vault
+    has an approved endpoint, to its ``privatelink`` name.
 
     Azure's public DNS does the same: the CNAME appears with the first approved endpoint and goes with the last. A secondary
     endpoint has no storage names, so it gives none an alias.
     """
     addresses = public_addresses(public_range)
-    approved = set(
-        connection.execute(
-            select(connections.c.vault_key)
-            .where(connections.c.status == "Approved", connections.c.group_id == Group.BACKUP.value)
-            .distinct()
-        ).scalars()
+    approved = (
+        select(connections.c.vault_key)
+        .where(connections.c.status == "Approved", connections.c.group_id == Group.BACKUP.value)
+        .distinct()
     )
-    rows = connection.execute(
-        select(members.c.fqdn, members.c.account, members.c.service, members.c.vault_key)
-        .where(members.c.account.is_not(None))
-        .order_by(members.c.fqdn)
-    ).all()
-    hosts = {row.fqdn: addresses[row.service] for row in rows}
-    aliases = {
-        row.fqdn: suffixes.storage_private(row.account, row.service) for row in rows if row.vault_key in approved
-    }
-    return hosts, aliases
+    rows = select(members.c.fqdn, members.c.account, members.c.service, members.c.vault_key).where(
+        members.c.account.is_not(None)
+    )
+    if vault_keys is not None:
+        keys = tuple(vault_keys)
+        approved = approved.where(connections.c.vault_key.in_(keys))
+        rows = rows.where(members.c.vault_key.in_(keys))
+    shown = set(connection.execute(approved).scalars())
+    found: dict[str, tuple[dict[str, IPv4Address], dict[str, str]]] = {}
+    for row in connection.execute(rows.order_by(members.c.vault_key, members.c.fqdn)):
+        hosts, aliases = found.setdefault(row.vault_key, ({}, {}))
+        hosts[row.fqdn] = addresses[row.service]
+        if row.vault_key in shown:
+            aliases[row.fqdn] = suffixes.storage_private(row.account, row.service)
+    return found

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from undercroft.errors import Conflict, InvalidParameter, NotFound
 from undercroft.names import ResourceId
-from undercroft.state.schema import record_sets, resources, zone_links
+from undercroft.state.schema import record_changes, record_sets, resources, zone_links
 from undercroft.vnet.allocations import Allocation
 from undercroft.vnet.endpoints import EndpointRecord
 
@@ -36,6 +36,8 @@ __all__ = [
     "ZoneGroup",
     "ZoneTarget",
     "add_link",
+    "all_links",
+    "changes_after",
     "check_group",
     "check_relative_name",
     "check_zone_name",
@@ -45,8 +47,11 @@ __all__ = [
     "delete_zone",
     "drop_links_of_network",
     "endpoint_records",
+    "first_change",
+    "forget_changes",
     "get_record_set",
     "group_of",
+    "last_change",
     "linked_networks",
     "linked_zones",
     "list_record_sets",
@@ -56,6 +61,7 @@ __all__ = [
     "remove_records",
     "write_records",
     "zone_exists",
+    "zones_with_records",
 ]
 
 ZONE_TYPE = "microsoft.network/privatednszones"
@@ -258,6 +264,14 @@ def linked_zones(connection: Connection, network_key: str) -> tuple[LinkedZone, 
     return tuple(LinkedZone(row.zone_key, row.zone_name, row.nxdomain_redirect) for row in rows)
 
 
+def all_links(connection: Connection) -> dict[str, tuple[LinkedZone, ...]]:
+    """By network: what each network with a link sees."""
+    found: dict[str, list[LinkedZone]] = {}
+    for row in connection.execute(select(zone_links).order_by(zone_links.c.network_key, zone_links.c.zone_name)):
+        found.setdefault(row.network_key, []).append(LinkedZone(row.zone_key, row.zone_name, row.nxdomain_redirect))
+    return {network: tuple(links) for network, links in found.items()}
+
+
 def linked_networks(connection: Connection, zone_keys: Iterable[str]) -> tuple[str, ...]:
     """Keys of the networks that see any of these zones."""
     keys = tuple(key.lower() for key in zone_keys)
@@ -367,6 +381,48 @@ def delete_record_set(connection: Connection, zone_key: str, name: str, kind: st
         )
     )
     return done.rowcount > 0
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+def last_change(connection: Connection) -> int:
+    """The number of the last change of any record set; whoever has read the record sets in this transaction has it."""
+    return connection.execute(select(func.max(record_changes.c.number))).scalar() or 0
+
+
+def changes_after(
+    connection: Connection, number: int
+) -> tuple[int, dict[str, dict[tuple[str, str], RecordSet | None]]]:
+    """What changed after change ``number``, by zone and (name, type), as it is now (None: gone); and the last change's number.
+
+    Costs what changed, not what there is.
+    """
+    rows = connection.execute(
+        select(record_changes).where(record_changes.c.number > number).order_by(record_changes.c.number)
+    ).all()
+    found: dict[str, dict[tuple[str, str], RecordSet | None]] = {}
+    for row in rows:
+        in_zone = found.setdefault(row.zone_key, {})
+        if (row.name, row.type) not in in_zone:
+            in_zone[row.name, row.type] = get_record_set(connection, row.zone_key, row.name, row.type)
+    return (rows[-1].number if rows else number), found
+
+
+def first_change(connection: Connection) -> int | None:
+    return connection.execute(select(func.min(record_changes.c.number))).scalar()
+
+
+def forget_changes(connection: Connection, number: int) -> None:
+    """Up to and including ``number``: they are published."""
+    connection.execute(delete(record_changes).where(record_changes.c.number <= number))
+
+
+def zones_with_records(connection: Connection) -> tuple[str, ...]:
+    """Their keys."""
+    return tuple(
+        connection.execute(select(record_sets.c.zone_key).distinct().order_by(record_sets.c.zone_key)).scalars()
+    )
 
 
 # --- zone groups -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ handed an account whose name does not resolve yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Connection
 
 from undercroft.config import Settings
-from undercroft.dns.views import NetworkView, PublicNames, RecordSetView, ZoneView
+from undercroft.dns.views import AccountNames, PublicNames, RecordChange, RecordSetView, ZoneChange, ZoneLink
 from undercroft.fabric.specification import WIRE_ADDRESS, HostSpecification, LinkSpecification, NetworkSpecification
 from undercroft.vault import connections, members, vaults
 from undercroft.vault.connections import Status
@@ -28,14 +28,16 @@ from undercroft.vnet.endpoints import EndpointRecord, Group
 __all__ = [
     "EndpointPlan",
     "NetworkPlan",
+    "account_names",
     "advance",
+    "all_links",
     "announce",
     "link",
     "public_names",
     "read",
     "retreat_and_grow",
-    "seeing",
-    "view",
+    "whole_zone",
+    "zone_changes",
 ]
 
 _log = structlog.get_logger(__name__)
@@ -77,7 +79,9 @@ class NetworkPlan:
     subnets: tuple[networks.SubnetRecord, ...]
     endpoints: tuple[EndpointPlan, ...]
     hosts: tuple[interfaces.Host, ...]
-    neighbours: tuple[reach.Neighbour, ...] = ()
+    neighbours: tuple[reach.Neighbour, ...]
+    links: tuple[ZoneLink, ...]
+    """The private zones that the network sees."""
 
     @property
     def key(self) -> str:
@@ -170,6 +174,7 @@ def read(connection: Connection, network_key: str) -> NetworkPlan | None:
         tuple(found),
         interfaces.hosts(connection, network.key),
         reach.neighbours(connection, network.key),
+        _links(zones.linked_zones(connection, network.key)),
     )
 
 
@@ -231,33 +236,55 @@ def _made(connection: Connection, plan: NetworkPlan) -> list[tuple[EndpointPlan,
     return [(endpoint, made) for endpoint, owned in found if (made := [own for own in owned if not own.ready])]
 
 
-def seeing(connection: Connection, zone_keys: Iterable[str]) -> tuple[str, ...]:
-    return zones.linked_networks(connection, zone_keys)
+# --- names -----------------------------------------------------------------------------------------------------------
 
 
-def view(connection: Connection, network_key: str) -> NetworkView:
-    """The private zones as this network sees them."""
-    return NetworkView(
-        tuple(
-            ZoneView(
-                zone.name,
-                {
-                    (one.name, one.type): RecordSetView(one.ttl, one.values)
-                    for one in zones.list_record_sets(connection, zone.key)
-                },
-                zone.nxdomain_redirect,
-            )
-            for zone in zones.linked_zones(connection, network_key)
-        )
+def _links(linked: Iterable[zones.LinkedZone]) -> tuple[ZoneLink, ...]:
+    return tuple(ZoneLink(one.key, one.name, one.nxdomain_redirect) for one in linked)
+
+
+def _change(name: str, kind: str, found: zones.RecordSet | None) -> RecordChange:
+    return RecordChange(name, kind, None if found is None else RecordSetView(found.ttl, found.values))
+
+
+def all_links(connection: Connection) -> dict[str, tuple[ZoneLink, ...]]:
+    """What every network sees; one without a link sees nothing, and is in it."""
+    linked = zones.all_links(connection)
+    return {key: _links(linked.get(key, ())) for key in networks.keys(connection)}
+
+
+def zone_changes(connection: Connection, after: int) -> tuple[int, tuple[ZoneChange, ...]]:
+    """What changed in private zones after change number ``after``; and the number of the last change."""
+    number, found = zones.changes_after(connection, after)
+    changes = tuple(
+        ZoneChange(key, _zone_name(key), tuple(_change(*which, now) for which, now in sets.items()))
+        for key, sets in found.items()
     )
+    return number, changes
 
 
-def public_names(connection: Connection, settings: Settings) -> PublicNames:
+def whole_zone(connection: Connection, key: str) -> ZoneChange:
+    sets = zones.list_record_sets(connection, key)
+    return ZoneChange(key, _zone_name(key), tuple(_change(one.name, one.type, one) for one in sets), whole=True)
+
+
+def _zone_name(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def public_names(settings: Settings) -> PublicNames:
+    """The deployment's own names, without those of vaults."""
     suffixes = settings.suffixes
     fixed = publicside.public_hosts(suffixes, settings.public_range, settings.login_reachable)
-    accounts, aliases = publicside.public_accounts(connection, suffixes, settings.public_range)
-    return PublicNames(
-        addresses={name: (address,) for name, address in (fixed | accounts).items()},
-        aliases=aliases,
-        suffixes=(suffixes.deployment,),
-    )
+    return PublicNames(addresses={name: (address,) for name, address in fixed.items()}, suffixes=(suffixes.deployment,))
+
+
+def account_names(
+    connection: Connection, settings: Settings, vault_keys: Collection[str] | None
+) -> dict[str, AccountNames]:
+    """The storage names of these vaults, or of all; a vault without accounts is not in it."""
+    found = publicside.public_accounts(connection, settings.suffixes, settings.public_range, vault_keys)
+    return {
+        vault: AccountNames({name: (address,) for name, address in hosts.items()}, aliases)
+        for vault, (hosts, aliases) in found.items()
+    }

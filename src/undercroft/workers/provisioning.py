@@ -9,25 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 import structlog
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from undercroft.clock import Clock
 from undercroft.config import Settings
-from undercroft.dns.views import NetworkView, PublicNames
-from undercroft.errors import CapabilityMissing, InvalidInput, Unavailable, UndercroftError
+from undercroft.errors import CapabilityMissing, NamesUnavailable, Unavailable, UndercroftError
 from undercroft.fabric.specification import WIRE_ADDRESS, Drift, Fabric, NetworkSpecification, Transport
 from undercroft.state.database import Database
-from undercroft.state.schema import resources
 from undercroft.vault import connections
 from undercroft.vnet import endpoints, networks
 from undercroft.vnet.doors import Door
 from undercroft.workers import plans
+from undercroft.workers.publishing import Names, Publisher
 
 __all__ = ["DoorTable", "Listener", "NameService", "Provisioner"]
 
@@ -46,19 +45,21 @@ class Listener(Protocol):
         """Close the listener and its connections; unknown is fine."""
 
 
-class NameService(Protocol):
-    """``dns.server.NameServer``."""
+class NameService(Names, Protocol):
+    """``dns.remote.RemoteNames``: the sockets of the name server, beside what is published there."""
+
+    @property
+    def networks(self) -> frozenset[str]:
+        """Those that it was told of."""
+
+    on_lost: Callable[[], None]
+
+    def serves(self, network: str, like: socket.socket) -> bool:
+        """Whether it serves the network already, in the namespace of ``like``."""
 
     async def serve(self, network: str, udp: socket.socket, tcp: socket.socket) -> None: ...
 
     async def stop(self, network: str) -> None: ...
-
-    def publish(self, network: str, view: NetworkView) -> None: ...
-
-    def withdraw(self, network: str) -> None:
-        """Forget what was published for a network that is gone."""
-
-    def publish_public(self, names: PublicNames) -> None: ...
 
 
 class DoorTable(Protocol):
@@ -94,12 +95,13 @@ class Provisioner:
         """One per network while somebody holds or awaits it."""
         self._applied: dict[str, NetworkSpecification] = {}
         """What each network was last made to be; a network that is not in it is built, and its listeners taken anew."""
-        self._views: dict[str, NetworkView] = {}
         self._shown: dict[str, Mapping[IPv4Address, Door]] = {}
-        self._public: PublicNames | None = None
-        self._publishing = asyncio.Lock()
+        """By these doors, the public names of their vaults were published."""
+        self._publisher = Publisher(database, settings, names)
+        self._wake = asyncio.Event()
         self._lost = False
         """Something that we built is gone: everything is looked at again."""
+        names.on_lost = self._wake.set
         self._watcher: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[tuple[Drift, ...]]] = set()
 
@@ -165,22 +167,20 @@ class Provisioner:
 
         affected = await self._database.read(of_vault)
         await self._each(affected)
-        await self.publish_public()
+        await self._publisher.accounts((key.lower(),))
 
     # --- converging --------------------------------------------------------------------------------------------------
 
     async def converge_all(self) -> tuple[Drift, ...]:
         """Every network, thoroughly; networks that no state has are removed. Returns what had to be mended."""
 
-        def keys_of(connection: Connection) -> tuple[str, ...]:
-            query = select(resources.c.key).where(resources.c.type == networks.NETWORK_TYPE)
-            return tuple(connection.execute(query.order_by(resources.c.key)).scalars())
-
-        await self.publish_public()
-        known = await self._database.read(keys_of)
+        await self._publisher.restore()
+        known = await self._database.read(networks.keys)
         existing = await self._existing()
-        stale = (existing | self._applied.keys()) - set(known)
-        return await self._each((*known, *sorted(stale)), thorough=True)
+        stale = (existing | self._applied.keys() | self._names.networks) - set(known)
+        drift = await self._each((*known, *sorted(stale)), thorough=True)
+        await self._publisher.prune()
+        return drift
 
     async def _each(self, keys: Iterable[str], *, thorough: bool = False) -> tuple[Drift, ...]:
         """A failing network does not hold up the others; the first failure is raised when all were tried."""
@@ -211,6 +211,9 @@ class Provisioner:
                     await self._remove(key)
                     return ()
                 return await self._make(plan, thorough)
+            except NamesUnavailable:
+                self._wake.set()
+                raise
             except Unavailable:
                 self._forget_world()
                 raise
@@ -224,10 +227,16 @@ class Provisioner:
         # only by its address.
         doors = plan.doors(self._settings)
         self._doors.set_network(key, doors)
-        await self._publish_changed(changed)
-        listening = key in await self._existing() and key in self._applied
+        if changed:
+            await self._publisher.changes()
+        elif self._publisher.lost:
+            await self._publisher.restore()
+        existing = await self._existing()
+        listening = key in existing and key in self._applied
         if not listening:
-            await self._stop_listening(key)
+            await self._listener.stop(key)
+            if key not in existing:  # a name server that outlived our predecessor goes on in what is still there
+                await self._names.stop(key)
             self._doors.set_network(key, doors)
         drift: tuple[Drift, ...] = ()
         wanted = plan.specification(self._settings)
@@ -238,14 +247,22 @@ class Provisioner:
             self._applied[key] = wanted
             if not all(one.created for one in drift):
                 _log.info("network mended", network=key, changes=[one.what for one in drift if not one.created])
-        if plan.reserved:
-            ttl = self._settings.record_ttl
-            changed = await self._database.write(lambda connection: plans.announce(connection, plan, ttl))
-            await self._publish_names(key, changed, doors)
-            changed = await self._database.write(lambda connection: plans.advance(connection, plan, ttl))
-            await self._publish_changed(changed)
-        await self._publish_names(key, frozenset(), doors)
+        await self._announce(plan, doors)
         return drift
+
+    async def _announce(self, plan: plans.NetworkPlan, doors: Mapping[IPv4Address, Door]) -> None:
+        """Everything by which these doors are found, and then their addresses are Ready."""
+        ttl = self._settings.record_ttl
+        reserved = bool(plan.reserved)
+        if reserved:
+            await self._database.write(lambda connection: plans.announce(connection, plan, ttl))
+        await self._publisher.changes()
+        await self._publisher.network(plan.key, plan.links)
+        await self._publish_accounts(plan.key, doors)
+        if reserved:
+            late = await self._database.write(lambda connection: plans.advance(connection, plan, ttl))
+            if late:
+                await self._publisher.changes()
 
     async def _existing(self) -> frozenset[str]:
         """What the fabric has. Networks it has lost are ours to build and to listen in again."""
@@ -256,78 +273,42 @@ class Provisioner:
         return existing
 
     async def _listen(self, key: str) -> None:
-        taken: list[socket.socket] = []
-        try:
-            for address, port, transport in (
-                (None, 443, Transport.TCP),
-                (WIRE_ADDRESS, 53, Transport.UDP),
-                (WIRE_ADDRESS, 53, Transport.TCP),
-            ):
-                taken.append(await self._fabric.listen(key, address, port, transport))
-        except BaseException:
-            for sock in taken:
-                sock.close()
-            raise
-        https, udp, tcp = taken
+        https = await self._fabric.listen(key, None, 443, Transport.TCP)
+        served = self._names.serves(key, https)
         await self._listener.serve(key, https)
-        await self._names.serve(key, udp, tcp)
-
-    async def _stop_listening(self, key: str) -> None:
-        """Sockets in a namespace keep it alive: they are closed before it is removed or built again."""
-        await self._listener.stop(key)
-        await self._names.stop(key)
+        if not served:
+            await self._names.stop(key)
+            udp = await self._fabric.listen(key, WIRE_ADDRESS, 53, Transport.UDP)
+            try:
+                tcp = await self._fabric.listen(key, WIRE_ADDRESS, 53, Transport.TCP)
+            except BaseException:
+                udp.close()
+                raise
+            await self._names.serve(key, udp, tcp)
 
     async def _remove(self, key: str) -> None:
         self._doors.remove_network(key)
-        await self._stop_listening(key)
-        self._names.withdraw(key)
+        # Sockets in a namespace keep it alive: they are closed before it is removed.
+        await self._listener.stop(key)
+        await self._names.stop(key)
         await self._fabric.remove(key)
         self._applied.pop(key, None)
-        self._views.pop(key, None)
+        await self._publisher.forget(key)
+        await self._publish_accounts(key, {})
         self._shown.pop(key, None)
-        await self.publish_public()
 
     def _forget_world(self) -> None:
         """The fabric is gone: whatever comes back is empty or unknown."""
         self._applied.clear()
         self._lost = True
 
-    # --- names -------------------------------------------------------------------------------------------------------
-
-    async def _publish(self, key: str) -> None:
-        async with self._publishing:  # an older view must not be read before and published after a newer one
-            view = await self._database.read(lambda connection: plans.view(connection, key))
-            if self._views.get(key) == view:
-                return
-            try:
-                self._names.publish(key, view)
-            except InvalidInput as error:  # one record that cannot be served must not take the network down with it
-                _log.error("names not published; the old ones stay", network=key, error=error.message)
-            else:
-                self._views[key] = view
-
-    async def _publish_names(self, key: str, zone_keys: frozenset[str], doors: Mapping[IPv4Address, Door]) -> None:
-        """Everything by which these doors are found: the records in private zones, and the public names' aliases."""
-        await self._publish_changed(zone_keys)
-        await self._publish(key)
-        if self._shown.get(key) != doors:  # storage names have a CNAME while an endpoint is approved
-            await self.publish_public()
+    async def _publish_accounts(self, key: str, doors: Mapping[IPv4Address, Door]) -> None:
+        """Storage names have a CNAME while an endpoint of their vault is approved, which is while there is a door."""
+        before = self._shown.get(key, {})
+        if before != doors:
+            moved = {*before.items()} ^ {*doors.items()}
+            await self._publisher.accounts({door.vault_key for _, door in moved if door.vault_key})
             self._shown[key] = doors
-
-    async def _publish_changed(self, zone_keys: frozenset[str]) -> None:
-        """To every network that sees one of these zones and was built."""
-        if zone_keys:
-            for key in await self._database.read(lambda connection: plans.seeing(connection, zone_keys)):
-                if key in self._views:
-                    await self._publish(key)
-
-    async def publish_public(self) -> None:
-        """The deployment's own names; storage names change with accounts and approvals."""
-        async with self._publishing:
-            names = await self._database.read(lambda connection: plans.public_names(connection, self._settings))
-            if names != self._public:
-                self._names.publish_public(names)
-                self._public = names
 
     # --- watching ----------------------------------------------------------------------------------------------------
 
@@ -338,8 +319,13 @@ class Provisioner:
         quiet = False
         pause = _WATCH_SECONDS
         while True:
-            await asyncio.sleep(_WATCH_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _WATCH_SECONDS)
+            self._wake.clear()
             try:
+                if self._publisher.lost:
+                    await self._publisher.restore()
+                    _log.info("names published again")
                 await self._existing()
                 if self._lost or loop.time() >= due:
                     self._lost = False
@@ -347,8 +333,8 @@ class Provisioner:
                     due = loop.time() + self._settings.reconcile_seconds
                     pause = _WATCH_SECONDS
                 quiet = False
-            except Unavailable as error:  # the fabric is away; it may be back any moment
-                self._lost = True
+            except Unavailable as error:  # the fabric or the name server is away; it may be back any moment
+                self._lost = self._lost or not isinstance(error, NamesUnavailable)
                 if not quiet:
                     _log.warning("world not reconciled", error=error.message)
                 quiet = True

@@ -1,0 +1,24 @@
+"""How many descriptors this process may have open: as many as it could need, where the machine allows it.
+
+A network takes three in the node, four in the name server and three in the fabric, a VM three more in the fabric, and every
+connection one. The usual soft limit of 1,024 is for programs that use ``select``; nobody here does, so it is raised as far as
+the hard limit allows.
+"""
+
+from __future__ import annotations
+
+import resource
+
+__all__ = ["raise_descriptor_limit"]
+
+_WANTED = 65_536
+
+
+def raise_descriptor_limit() -> int:
+    """The limit that holds from now on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

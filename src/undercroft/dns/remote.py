@@ -1,0 +1,235 @@
+"""The name server's process as its node sees it: calls over its socket, and copies of the sockets that it serves.
+
+Either side may be killed. The copies let a new name server go on with the sockets of the dead one, so that the questions that came
+meanwhile are answered; and a new node takes copies from the running name server, which then need not stop for it. A connection is an
+*epoch*: in a new one nothing may be taken as published, and ``resume`` hands over the sockets once everything is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from undercroft.channel import Channel, close_all, peer, reachable
+from undercroft.dns.messages import (
+    Answer,
+    Call,
+    Forget,
+    Hold,
+    KeepZones,
+    PutAccounts,
+    PutLinks,
+    PutPublic,
+    PutZone,
+    Release,
+    Request,
+    Serve,
+    Take,
+    decode_answer,
+    encode,
+)
+from undercroft.dns.views import AccountNames, PublicNames, ZoneChange, ZoneLink
+from undercroft.errors import NamesUnavailable
+
+__all__ = ["RemoteNames"]
+
+_SO_NETNS_COOKIE = 71
+"""asm-generic/socket.h, since Linux 5.14: which network namespace a socket is in."""
+_CALL_SECONDS = 10.0
+_PAUSE_SECONDS = 0.05
+
+
+class RemoteNames:
+    """For one event loop. ``NamesUnavailable`` from any method: the process is gone; ``connect`` finds the next one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._channel: Channel | None = None
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[tuple[Answer, list[int]]]] = {}
+        self._held: dict[str, tuple[socket.socket, socket.socket]] = {}
+        self._served: set[str] = set()
+        """By the process, with the sockets of which we hold copies."""
+        self._named: set[str] = set()
+        """Known to the process, served or not."""
+        self._connecting = asyncio.Lock()
+        self.epoch = 0
+        """Of the last connection that was made; 0 before the first."""
+        self.pid: int | None = None
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when the process has gone."""
+
+    @property
+    def connected(self) -> bool:
+        return self._channel is not None
+
+    @property
+    def networks(self) -> frozenset[str]:
+        """What the process serves or was told of, as far as we know."""
+        return frozenset(self._named | self._held.keys())
+
+    async def connect(self, patience: float = 3.0) -> int:
+        """The epoch of the running connection, or of a new one. Waits ``patience`` seconds for a process that is being started;
+        ``NamesUnavailable`` then."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        async with self._connecting:
+            while self._channel is None:
+                connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                try:
+                    with reachable(self._path) as name:
+                        await loop.sock_connect(connecting, name)
+                except OSError as error:
+                    connecting.close()
+                    if loop.time() >= until:
+                        raise NamesUnavailable(
+                            f"No name server listens on {self._path}: {error.strerror}. It is started again by itself."
+                        ) from error
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                    continue
+                self.pid, _ = peer(connecting)
+                self._channel = Channel(connecting, self._received, self._lost)
+                self.epoch += 1
+                await self._learn()
+            return self.epoch
+
+    async def _learn(self) -> None:
+        """What the process serves already: ours to know, and to have copies of."""
+        answer, _ = await self._call(Hold())
+        self._named = set(answer.networks)
+        for network in answer.networks:
+            _, given = await self._call(Take(network))
+            if len(given) == 2:
+                self._let_go(network)
+                udp, tcp = (socket.socket(fileno=descriptor) for descriptor in given)
+                self._held[network] = (udp, tcp)
+                self._served.add(network)
+            else:
+                close_all(given)
+
+    def serves(self, network: str, like: socket.socket) -> bool:
+        """Whether the sockets that the network is served by are in the namespace of ``like``."""
+        held = self._held.get(network)
+        return held is not None and (cookie := _namespace(like)) is not None and cookie == _namespace(held[0])
+
+    async def serve(self, network: str, udp: socket.socket, tcp: socket.socket) -> None:
+        """Answer on these; they are ours from now on. While the process is away they are kept for ``resume``."""
+        await self._drop(network)
+        self._held[network] = (udp, tcp)
+        if self.connected:
+            await self._hand_over(network)
+
+    async def resume(self) -> None:
+        """Hand over the sockets of every network, after everything was published in a new epoch."""
+        for network in self._held.keys() - self._served:
+            await self._hand_over(network)
+
+    async def stop(self, network: str) -> None:
+        """Close the network's sockets, ours and the process's. One that is gone has closed its own."""
+        await self._drop(network)
+
+    async def withdraw(self, network: str) -> None:
+        await self._call(Forget(network))
+        self._named.discard(network)
+
+    async def publish_zone(self, change: ZoneChange) -> tuple[str, ...]:
+        """The record sets that were refused, in words; the others are served."""
+        answer, _ = await self._call(PutZone(change))
+        return answer.refused
+
+    async def keep_zones(self, zones: frozenset[str]) -> None:
+        await self._call(KeepZones(zones))
+
+    async def publish(self, network: str, links: tuple[ZoneLink, ...]) -> None:
+        await self._call(PutLinks(network, links))
+        self._named.add(network)
+
+    async def publish_public(self, names: PublicNames) -> None:
+        await self._call(PutPublic(names))
+
+    async def publish_accounts(self, accounts: Mapping[str, AccountNames], *, whole: bool) -> None:
+        await self._call(PutAccounts(dict(accounts), whole))
+
+    async def close(self) -> None:
+        """Let go of it; it goes on serving what it was given."""
+        if self._channel is not None:
+            self._channel.close()
+        for network in list(self._held):
+            self._let_go(network)
+
+    async def _hand_over(self, network: str) -> None:
+        copies = tuple(os.dup(held.fileno()) for held in self._held[network])
+        await self._call(Serve(network), copies)
+        self._served.add(network)
+        self._named.add(network)
+
+    async def _drop(self, network: str) -> None:
+        self._let_go(network)
+        if network in self._served:
+            await self._call(Release(network))
+            self._served.discard(network)
+
+    def _let_go(self, network: str) -> None:
+        for held in self._held.pop(network, ()):
+            held.close()
+
+    async def _call(self, call: Call, descriptors: tuple[int, ...] = ()) -> tuple[Answer, list[int]]:
+        if self._channel is None:
+            close_all(descriptors)
+            raise NamesUnavailable(f"The name server on {self._path} is gone; it is started again by itself.")
+        id = next(self._ids)
+        future: asyncio.Future[tuple[Answer, list[int]]] = asyncio.get_running_loop().create_future()
+        self._waiting[id] = future
+        self._channel.send(encode(Request(id, call)), descriptors)
+        try:
+            async with asyncio.timeout(_CALL_SECONDS):
+                answer, received = await future
+        except TimeoutError as error:
+            if self._channel is not None:
+                self._channel.close()  # what it did or did not do of this, nobody knows: a new epoch
+            raise NamesUnavailable(
+                f"The name server on {self._path} did not answer {type(call).__name__} within {_CALL_SECONDS:.0f} s."
+            ) from error
+        finally:
+            self._waiting.pop(id, None)
+        if answer.failure is not None:
+            close_all(received)
+            raise answer.failure.error()
+        return answer, received
+
+    def _received(self, body: bytes, descriptors: list[int]) -> None:
+        try:
+            answer = decode_answer(body)
+        except (msgspec.DecodeError, ValueError):
+            close_all(descriptors)
+            if self._channel is not None:
+                self._channel.close()
+            return
+        future = self._waiting.get(answer.id)
+        if future is None or future.done():
+            close_all(descriptors)
+        else:
+            future.set_result((answer, descriptors))
+
+    def _lost(self) -> None:
+        self._channel = None
+        self._named.clear()
+        self._served.clear()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(NamesUnavailable(f"The name server on {self._path} is gone."))
+        self.on_lost()
+
+
+def _namespace(sock: socket.socket) -> int | None:
+    """None where the kernel does not say."""
+    try:
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    except OSError:
+        return None

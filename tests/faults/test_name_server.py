@@ -1,0 +1,140 @@
+"""The name server is a process of its own: names are there while the node is not, and come back with nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from tests.deployment import Deployment
+from tests.faults.test_killed_processes import eventually, gone, running
+
+pytestmark = [pytest.mark.rootless, pytest.mark.slow]
+
+# Asks the resolver of the VM for one name over and over, each time by a new question; prints what it got, as JSON.
+PROBER = """
+import json, select, socket, struct, sys, time
+name = b"".join(bytes([len(label)]) + label.encode() for label in sys.argv[1].split(".")) + b"\\0"
+got = []
+print("asking", flush=True)
+number = 0
+while not select.select([sys.stdin], [], [], 0.02)[0]:
+    number = (number + 1) % 65536
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        link.settimeout(10)
+        link.connect(("168.63.129.16", 53))
+        begun = time.monotonic()
+        try:
+            link.send(struct.pack(">6H", number, 0x0100, 1, 0, 0, 0) + name + struct.pack(">2H", 1, 1))
+            answer = link.recv(4096)
+            said = f"rcode {answer[3] & 15}" if answer[3] & 15 else socket.inet_ntoa(answer[-4:])
+        except OSError as error:
+            said = type(error).__name__
+    got.append((said, time.monotonic() - begun))
+print(json.dumps(got))
+"""
+
+
+@dataclass
+class Answers:
+    said: list[tuple[str, float]]
+
+    @property
+    def kinds(self) -> set[str]:
+        return {said for said, _ in self.said}
+
+    @property
+    def slowest(self) -> float:
+        return max(seconds for _, seconds in self.said)
+
+
+@contextmanager
+def asking(deployment: Deployment, name: str) -> Iterator[Answers]:
+    """Ask all the while; the answers are there afterwards."""
+    command = [sys.executable, "-m", "undercroft.cli", "vm", "exec", "web01", "--", "sh", "-c"]
+    # The probe must not end with the node through which it was started: it runs by itself, and talks through files.
+    place = deployment.home.parent
+    script = place / "prober.py"
+    script.write_text(PROBER, "utf-8")
+    fifo, out = place / "stop", place / "answers"
+    fifo.unlink(missing_ok=True)
+    os.mkfifo(fifo)
+    line = f"setsid {sys.executable} {script} {name} <>{fifo} >{out} 2>&1 & sleep 0"
+    subprocess.run([*command, line], env=deployment.environment, check=True)
+    eventually(lambda: out.exists() and "asking" in out.read_text("utf-8"))
+    answers = Answers([])
+    try:
+        yield answers
+    finally:
+        fifo.write_text("stop\n", "ascii")
+        eventually(lambda: len(out.read_text("utf-8").splitlines()) > 1, 30)
+    answers.said = json.loads(out.read_text("utf-8").splitlines()[1])
+
+
+def member(deployment: Deployment) -> tuple[str, str]:
+    """A name of the endpoint, and its address."""
+    shown = deployment.run("endpoint", "show", "door", "-g", "rg", "--json").json
+    entry = shown["properties"]["customDnsConfigs"][0]
+    return entry["fqdn"], entry["ipAddresses"][0]
+
+
+def test_names_outlive_the_node_and_come_back_with_the_name_server(deployment: Deployment) -> None:
+    deployment.run("group", "create", "rg", "-l", "westeurope")
+    deployment.network("spoke", "web01")
+    deployment.vault("safe")
+    deployment.endpoint("door", "safe", "spoke", "--integrate-dns")
+    name, address = member(deployment)
+    pids = deployment.pids()
+
+    with asking(deployment, name) as answers:
+        os.kill(pids["node"], signal.SIGKILL)
+        eventually(lambda: running(deployment).get("node", pids["node"]) != pids["node"])
+        time.sleep(0.5)
+    assert answers.kinds == {address}, answers.said
+    assert len(answers.said) > 20
+    assert answers.slowest < 2, "the node takes seconds to start; names wait for nobody"
+    assert deployment.pids()["dns"] == pids["dns"]
+
+    pids = deployment.pids()
+    with asking(deployment, name) as answers:
+        os.kill(pids["dns"], signal.SIGKILL)
+        eventually(lambda: running(deployment).get("dns", pids["dns"]) != pids["dns"])
+        time.sleep(0.5)
+    assert answers.kinds == {address}, answers.said
+    assert deployment.pids()["node"] == pids["node"]
+    print(f"longest silence {answers.slowest:.2f} s")
+
+    os.kill(deployment.pids()["dns"], signal.SIGKILL)
+    deployment.endpoint(
+        "second", "safe", "spoke", "--integrate-dns"
+    )  # a change while there is no name server waits for it
+    with asking(deployment, name) as answers:
+        time.sleep(0.3)
+    second = deployment.run("endpoint", "show", "second", "-g", "rg", "--json").json
+    wanted = {one["fqdn"]: one["ipAddresses"][0] for one in second["properties"]["customDnsConfigs"]}
+    assert answers.kinds == {wanted[name]}, "two endpoints of one vault in one zone: the last one wins"
+
+    pids = deployment.pids()
+    os.kill(pids["supervisor"], signal.SIGKILL)
+    eventually(lambda: gone(pids["dns"]))
+    deployment.start()
+    with asking(deployment, name) as answers:
+        time.sleep(0.3)
+    assert answers.kinds == {wanted[name]}
+
+
+def test_the_name_server_has_no_capability_and_can_gain_none(deployment: Deployment) -> None:
+    path = f"/proc/{deployment.pids()['dns']}/status"
+    with open(path, encoding="ascii") as status:
+        fields = dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
+    assert (int(fields["CapEff"], 16), int(fields["CapPrm"], 16), int(fields["NoNewPrivs"])) == (0, 0, 1)
+    if os.geteuid() == 0:
+        assert int(fields["CapBnd"], 16) == 0
