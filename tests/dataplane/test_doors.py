@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import struct
@@ -163,6 +164,29 @@ async def test_a_door_that_vanishes_closes_its_connections_at_once(plane: Plane,
         idle[1].write(f"GET /x HTTP/1.1\r\nHost: {grant['blobHost']}\r\n\r\n".encode())
         assert (await asyncio.wait_for(idle[0].readline(), 2)).startswith(b"HTTP/1.1 400")
     idle[1].close()
+
+
+async def test_a_connection_is_cut_by_a_reset(plane: Plane) -> None:
+    """A peer that only sends does not see a FIN, and when the address is gone nothing answers its segments: it would wait for
+    minutes (seen with uploads while an endpoint was rejected)."""
+    name = SUFFIXES.backup_member(plane.vault.vault_id, "fc1", "eus")
+
+    def idle() -> ssl.SSLSocket:
+        plain = socket.create_connection((plane.private[name], plane.port), timeout=5)
+        tls = plane.client_tls.wrap_socket(plain, server_hostname=name)
+        tls.sendall(f"GET /x/CommonProtectionCatalogService.svc HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += tls.recv(65536)
+        assert b" 200 " in head
+        return tls
+
+    tls = await asyncio.to_thread(idle)
+    plane.remove_endpoint(plane.vault)
+    with tls, socket.socket(fileno=os.dup(tls.fileno())) as below:  # TLS would call both an end
+        below.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.to_thread(below.recv, 1)
 
 
 async def test_unchanged_doors_keep_their_connections(plane: Plane) -> None:

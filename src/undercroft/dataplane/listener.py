@@ -7,6 +7,7 @@ without a byte; so is a connection above a door's limit. The others become aioht
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import ssl
@@ -209,6 +210,10 @@ class Listener:
         task.add_done_callback(lambda done: self._opened(done, accepted, connection))
 
         def cut() -> None:
+            """By a reset, which also ends a peer that only sends. A FIN would not: its next segments bring the reset, and by
+            then the address may be gone, so that nothing answers them and it waits for minutes."""
+            with contextlib.suppress(OSError):  # closed already
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             task.cancel()
             if connection.transport is not None:
                 connection.transport.abort()
