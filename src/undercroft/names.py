@@ -29,6 +29,7 @@ __all__ = [
     "regions",
 ]
 
+_LATER_ACCOUNT = re.compile(r"([0-9a-f]{8})prot([0-9]{2,})")
 BACKUP_SERVICES = ("fc1", "fab1", "prot1", "rec2", "ecs1", "id1", "tel1", "wbcm1")
 """The eight service members of an AzureBackup endpoint (reference: SPEC GetPrivateLinkResources)."""
 
@@ -161,6 +162,9 @@ class NameSuffixes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backup: str = "backup.windowsazure.com"
     storage: str = "core.windows.net"
     deployment: str = "undercroft.internal"
+    partitioned: str = "storage.azure.net"
+    """Under which the second and later protection accounts of a vault are named, ``{account}.z{nn}.blob.storage.azure.net``
+    (article, table of zones; Azure Storage's DNS zone endpoints; pains B9). Empty: they are named as the first."""
 
     def backup_zone(self, geo_code: str) -> str:
         return f"privatelink.{geo_code}.{self.backup}"
@@ -173,6 +177,22 @@ class NameSuffixes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def queue_zone(self) -> str:
         return f"privatelink.queue.{self.storage}"
 
+    @property
+    def storage_zones(self) -> tuple[str, ...]:
+        """The private zones for the storage accounts of a vault, now and later."""
+        return (self.queue_zone, self.blob_zone, *((self.partitioned_zone,) if self.partitioned else ()))
+
+    @property
+    def partitioned_zone(self) -> str:
+        return f"privatelink.blob.{self.partitioned}"
+
+    def partition(self, account: str) -> str | None:
+        """``z00`` … ``z99``, the same for ever for an account; None when it has a name of the common kind."""
+        match = _LATER_ACCOUNT.fullmatch(account)
+        if match is None or not self.partitioned or int(match[2]) < 2:
+            return None
+        return f"z{(int(match[1], 16) + int(match[2])) % 100:02}"
+
     def backup_member(self, vault_id: int, service: str, geo_code: str) -> str:
         return f"{vault_id}-ab-pod01-{service}.{self.backup_zone(geo_code)}"
 
@@ -181,11 +201,17 @@ class NameSuffixes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def storage_member(self, account: str, service: str) -> str:
         """The name clients use and certificates carry: ``{account}.blob.core.windows.net``."""
-        return f"{account}.{service}.{self.storage}"
+        partition = self.partition(account)
+        if partition is None:
+            return f"{account}.{service}.{self.storage}"
+        return f"{account}.{partition}.{service}.{self.partitioned}"
 
     def storage_private(self, account: str, service: str) -> str:
         """Where the public name's CNAME points while an endpoint is approved: the record in the private zone."""
-        return f"{account}.privatelink.{service}.{self.storage}"
+        partition = self.partition(account)
+        if partition is None:
+            return f"{account}.privatelink.{service}.{self.storage}"
+        return f"{account}.{partition}.privatelink.{service}.{self.partitioned}"
 
     @property
     def login(self) -> str:

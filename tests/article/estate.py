@@ -30,11 +30,16 @@ class Estate:
         properties = {"addressSpace": {"addressPrefixes": ["10.20.0.0/16"]}, "subnets": subnets}
         id = self.arm.id(GROUP, NETWORK, "virtualNetworks", name)
         self.arm.put(id, {"location": location, "properties": properties})
-        address = {"name": "ipconfig1", "properties": {"subnet": {"id": f"{id}/subnets/work"}}}
-        interface = {"name": f"{vm}-nic", "properties": {"primary": True, "ipConfigurations": [address]}}
+        self.machine(vm, id)
+        return id
+
+    def machine(self, name: str, network: ResourceId, subnet: str = "work") -> ResourceId:
+        address = {"name": "ipconfig1", "properties": {"subnet": {"id": f"{network}/subnets/{subnet}"}}}
+        interface = {"name": f"{name}-nic", "properties": {"primary": True, "ipConfigurations": [address]}}
         profile = {"networkApiVersion": "2020-11-01", "networkInterfaceConfigurations": [interface]}
-        machine = self.arm.id(GROUP, "Microsoft.Compute", "virtualMachines", vm)
-        self.arm.put(machine, {"location": location, "properties": {"networkProfile": profile}})
+        id = self.arm.id(GROUP, "Microsoft.Compute", "virtualMachines", name)
+        location = self.arm.get(network)["location"]
+        self.arm.put(id, {"location": location, "properties": {"networkProfile": profile}})
         return id
 
     def vault(self, name: str, *, public: str = "Disabled") -> ResourceId:
@@ -60,9 +65,7 @@ class Estate:
             zone = self.arm.id(GROUP, NETWORK, "privateDnsZones", name)
             self.arm.put(zone, {"location": "global"})
             target = {"registrationEnabled": False, "virtualNetwork": {"id": str(network)}}
-            self.arm.put(
-                zone.child("virtualNetworkLinks", network.name), {"location": "global", "properties": target}
-            )
+            self.arm.put(zone.child("virtualNetworkLinks", network.name), {"location": "global", "properties": target})
             configs.append({"name": name.replace(".", "-"), "properties": {"privateDnsZoneId": str(zone)}})
         group = endpoint.child("privateDnsZoneGroups", "default")
         self.arm.put(group, {"properties": {"privateDnsZoneConfigs": configs}})

@@ -52,7 +52,7 @@ def watched(key, work):
     def run():
         try:
             how = work()
-        except (OSError, http.client.HTTPException) as error:
+        except Exception as error:
             how = type(error).__name__
         ended[key] = [time.monotonic(), how]
     threading.Thread(target=run, daemon=True).start()

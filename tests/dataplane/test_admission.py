@@ -32,6 +32,9 @@ NAMES = [
     SUFFIXES.public_backup("fc1", "wus"),
     SUFFIXES.storage_member("0a1b2c3dprot01", "blob"),
     SUFFIXES.storage_member("0a1b2c3decs01", "queue"),
+    SUFFIXES.storage_member("0a1b2c3dprot02", "blob"),
+    "0a1b2c3dprot02.blob.core.windows.net",
+    "0a1b2c3dprot02.z99.blob.storage.azure.net",
     SUFFIXES.login,
     SUFFIXES.management,
     "example.com",
@@ -85,10 +88,15 @@ rules = st.none() | st.builds(
     st.sampled_from([ONE, TWO]),
     st.sampled_from(["eus", "wus"]),
     st.booleans(),
+    st.sampled_from([None, "eus", "wus"]),
 )
 entered = st.one_of(
     st.just(Door("n", "backup")),
-    st.sampled_from(["vault1", "vault2"]).map(lambda key: Door("n", "backup", "pe", key, ONE, "x")),
+    st.builds(
+        lambda key, far: Door("n", "backup", "pe", key, ONE, "x", far),
+        st.sampled_from(["vault1", "vault2"]),
+        st.booleans(),
+    ),
 )
 hosts = st.sampled_from([Host("h", "backup", geo="eus"), Host("h", "backup", geo="wus"), Host("h", "blob")])
 kinds = st.frozensets(st.sampled_from(["Container", "VaultCredential", "Sas"]))
@@ -103,7 +111,7 @@ def test_enter(door: Door, host: Host, caller: Caller, vault: VaultRule | None, 
         expected = RefusedByNetworkRule
     elif (
         (caller.audience and not caller.audience.endswith(str(vault.vault_id)))
-        or (host.geo is not None and host.geo != vault.geo)
+        or (host.geo is not None and host.geo != (vault.paired_geo if door.secondary else vault.geo))
         or caller.kind not in allowed
     ):
         expected = NotAuthorized

@@ -56,13 +56,23 @@ async def test_every_name_of_the_deployment_is_covered(authority: CertificateAut
     names = ["localhost", "127.0.0.1", SUFFIXES.login, SUFFIXES.management]
     names += [SUFFIXES.storage_member("abcecs01", service) for service in ("blob", "queue")]
     names += [SUFFIXES.storage_private("abcecs01", service) for service in ("blob", "queue")]
+    names += [name("abcd1234prot02", "blob") for name in (SUFFIXES.storage_member, SUFFIXES.storage_private)]
     for region in regions().values():
         names += [SUFFIXES.backup_member(7, "fc1", region.geo_code), SUFFIXES.public_backup("id1", region.geo_code)]
     sizes = [len(await certificate(port, name, context)) for name in names]
     assert max(sizes) < 1024
 
 
-@pytest.mark.parametrize("name", ["example.com", "a.b.blob.core.windows.net", "x.nowhere.backup.windowsazure.com"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "example.com",
+        "a.b.blob.core.windows.net",
+        "a.blob.storage.azure.net",
+        "a.www.blob.storage.azure.net",
+        "x.nowhere.backup.windowsazure.com",
+    ],
+)
 async def test_no_other_name_is(authority: CertificateAuthority, port: int, name: str) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         await certificate(port, name, authority.client_context())
@@ -117,7 +127,13 @@ def test_the_certificate_says_what_it_is_for(authority: CertificateAuthority) ->
     constraints = extensions.get_extension_for_class(x509.NameConstraints)
     assert constraints.critical
     assert {str(name.value) for name in constraints.value.permitted_subtrees or ()} == {
-        *("backup.windowsazure.com", "core.windows.net", "undercroft.internal", "localhost", "127.0.0.1/32", "::1/128")
+        "backup.windowsazure.com",
+        "core.windows.net",
+        "storage.azure.net",
+        "undercroft.internal",
+        "localhost",
+        "127.0.0.1/32",
+        "::1/128",
     }
     usage = extensions.get_extension_for_class(x509.KeyUsage)
     assert usage.critical and usage.value.key_cert_sign and not usage.value.digital_signature
@@ -161,6 +177,14 @@ async def test_a_leaf_is_renewed_before_it_expires(tmp_path: Path) -> None:
 def test_other_suffixes_need_another_ca(authority: CertificateAuthority, tmp_path: Path) -> None:
     with pytest.raises(LocalProblem, match=r"backup\.example\.org.*Put the suffixes"):
         CertificateAuthority(Home(tmp_path), NameSuffixes(backup="backup.example.org"), SystemClock())
+
+
+def test_a_ca_of_before_partitioned_names_is_kept_by_a_setting(tmp_path: Path) -> None:
+    before = NameSuffixes(partitioned="")
+    CertificateAuthority(Home(tmp_path), before, SystemClock())
+    with pytest.raises(LocalProblem, match=r"storage\.azure\.net.*partitioned = \"\""):
+        CertificateAuthority(Home(tmp_path), SUFFIXES, SystemClock())
+    CertificateAuthority(Home(tmp_path), before, SystemClock())
 
 
 @pytest.mark.parametrize("broken", ["ca.key", "ca.pem"])

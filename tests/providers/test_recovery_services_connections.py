@@ -166,6 +166,7 @@ async def test_what_an_endpoint_needs(here: Site) -> None:
         "privatelink.we.backup.windowsazure.com",
         "privatelink.queue.core.windows.net",
         "privatelink.blob.core.windows.net",
+        "privatelink.blob.storage.azure.net",
     ]
     secondary = by_group["AzureBackup_secondary"]["properties"]["requiredZoneNames"]
     assert secondary[0] == "privatelink.ne.backup.windowsazure.com"
@@ -191,6 +192,7 @@ async def test_capabilities_say_the_zones_before_there_is_a_vault(here: Site) ->
                         "privatelink.wus.backup.windowsazure.com",
                         "privatelink.queue.core.windows.net",
                         "privatelink.blob.core.windows.net",
+                        "privatelink.blob.storage.azure.net",
                     ],
                 }
             ]

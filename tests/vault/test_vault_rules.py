@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert, select, update
 from tests.vnet import world
 from undercroft.clock import timestamp
 from undercroft.errors import Conflict, InvalidParameter, NotFound
-from undercroft.names import regions
+from undercroft.names import NameSuffixes, regions
 from undercroft.state import schema, tasks
 from undercroft.state.database import Database
 from undercroft.vault import connections, eligibility, members, vaults
@@ -293,6 +293,26 @@ def test_an_account_brings_two_members_and_one_task(state: Database) -> None:
             ("abcd1234prot01.blob.core.windows.net", "abcd1234prot01-blob", "blob"),
         ]
         assert tasks.waiting(connection, "vault") == 1
+
+    state.transact(check)
+
+
+def test_later_protection_accounts_are_in_a_partition_of_the_names(state: Database) -> None:
+    """Article, table of zones: ``*.storage.azure.net``; the first account, and the communication account, are not."""
+
+    def check(connection: Connection) -> None:
+        vault = world.vault(connection)
+        for account in ("abcd1234prot01", "abcd1234prot02", "abcd1234prot117"):
+            members.add_account(connection, vault.key, account, ("blob",), now=world.NOW)
+        found = [one.fqdn for one in members.of_vault(connection, vault.key)[8:]]
+        assert found == [
+            "abcd1234prot01.blob.core.windows.net",
+            "abcd1234prot02.z78.blob.storage.azure.net",
+            "abcd1234prot117.z93.blob.storage.azure.net",
+        ]
+        off = NameSuffixes(partitioned="")
+        assert off.storage_member("abcd1234prot02", "blob") == "abcd1234prot02.blob.core.windows.net"
+        assert off.storage_zones == ("privatelink.queue.core.windows.net", "privatelink.blob.core.windows.net")
 
     state.transact(check)
 

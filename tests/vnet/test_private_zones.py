@@ -53,6 +53,10 @@ def test_relative_names() -> None:
         ("privatelink.queue.core.windows.net", "acct.blob.core.windows.net", None),
         ("blob.core.windows.net", "acct.blob.core.windows.net", None),
         ("PrivateLink.Blob.Core.Windows.Net", "Acct.blob.core.windows.net", "acct"),
+        ("privatelink.blob.storage.azure.net", "acct.z07.blob.storage.azure.net", "acct.z07"),
+        ("privatelink.blob.core.windows.net", "acct.z07.blob.storage.azure.net", None),
+        ("privatelink.blob.storage.azure.net", "acct.www.blob.storage.azure.net", None),
+        ("privatelink.blob.storage.azure.net", "acct.blob.core.windows.net", None),
     ],
 )
 def test_a_record_is_placed_in_the_one_zone_that_is_for_it(zone: str, fqdn: str, name: str | None) -> None:

@@ -42,7 +42,11 @@ class Hosts:
         backup, storage = re.escape(suffixes.backup.lower()), re.escape(suffixes.storage.lower())
         self._public = re.compile(rf"pod01-({roles})\.({_LABEL})\.{backup}")
         self._private = re.compile(rf"([1-9][0-9]{{0,18}})-ab-pod01-({roles})\.privatelink\.({_LABEL})\.{backup}")
-        self._storage = re.compile(rf"([a-z0-9]{{3,24}})\.(blob|queue)\.{storage}")
+        partitioned = re.escape(suffixes.partitioned.lower()) or "(?!)"
+        self._storage = re.compile(
+            rf"([a-z0-9]{{3,24}})(?:\.(blob|queue)\.{storage}|\.z[0-9]{{2}}\.(blob)\.{partitioned})"
+        )
+        self._suffixes = suffixes
         self._fixed = {suffixes.login.lower(): "login", suffixes.management.lower(): "management"}
 
     def parse(self, name: str) -> Host | None:
@@ -54,5 +58,7 @@ class Hosts:
         if match := self._public.fullmatch(name):
             return Host(name, "backup", role=match[1], geo=match[2])
         if match := self._storage.fullmatch(name):
-            return Host(name, match[2], account=match[1])
+            account, service = match[1], match[2] or match[3]
+            if self._suffixes.storage_member(account, service).lower() == name:  # an account has one name
+                return Host(name, service, account=account)
         return None

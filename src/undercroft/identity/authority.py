@@ -4,13 +4,14 @@ The CA's key is made at the first start and kept in ``DIR/keys``. Its certificat
 4.2.1.10) to the deployment's suffixes and this machine's loopback, so that a client who trusts it trusts it for nothing else.
 
 A wildcard covers one label only, and there are seventy-odd regions with two backup domains each: one certificate for all names
-would be 8 KB in every handshake. So there is a *leaf* per family of names (local, storage, one per region), made when the first
+would be 8 KB in every handshake. So there is a *leaf* per family of names (local, storage and its partitions, regions), made when the first
 client names it (SNI), and renewed in the same place when a third of its life is left.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 import tempfile
 import threading
@@ -38,6 +39,7 @@ _RENEW = timedelta(days=30)
 _BEFORE = timedelta(days=1)
 """Certificates begin a day early: clients' clocks are not ours."""
 _LOOPBACK = ("127.0.0.1", "::1")
+_PARTITION = re.compile(r"z[0-9]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class CertificateAuthority:
     # --- families of names -----------------------------------------------------------------------------------------
 
     def _family(self, name: str | None) -> str:
-        """Which leaf serves this name: ``local``, ``storage``, or a region's geo code."""
+        """Which leaf serves this name: ``local``, ``storage``, a partition of it, or a region's geo code."""
         if name is None:
             return "local"
         name = name.lower().rstrip(".")
@@ -93,6 +95,9 @@ class CertificateAuthority:
             return geo_code if geo_code in self._geo_codes else "local"
         if name.endswith("." + self._suffixes.storage):
             return "storage"
+        if self._suffixes.partitioned and name.endswith(".blob." + self._suffixes.partitioned):
+            partition = name.split(".")[1]
+            return partition if _PARTITION.fullmatch(partition) else "local"
         return "local"
 
     def _names(self, family: str) -> tuple[str, ...]:
@@ -102,6 +107,9 @@ class CertificateAuthority:
         if family == "storage":
             zones = (suffixes.blob_zone, suffixes.queue_zone)
             return tuple(f"*.{zone}" for each in zones for zone in (each, each.removeprefix("privatelink.")))
+        if _PARTITION.fullmatch(family):
+            zone = suffixes.partitioned_zone
+            return (f"*.{family}.{zone}", f"*.{family}.{zone.removeprefix('privatelink.')}")
         return (f"*.{suffixes.backup_zone(family)}", f"*.{family}.{suffixes.backup}")
 
     def _serve(self, family: str) -> _Served:
@@ -177,9 +185,12 @@ class CertificateAuthority:
         permitted = certificate.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or ()
         missing = [name.value for name in self._permitted() if name not in permitted]
         if missing:
+            back = "Put the suffixes in undercroft.toml back"
+            if missing == [self._suffixes.partitioned]:  # a CA of before there was this one
+                back = """Keep it with 'partitioned = ""' under [suffixes] in undercroft.toml"""
             raise LocalProblem(
                 f"The deployment's CA may not sign for {', '.join(str(name) for name in missing)}: it was made for other "
-                f"suffixes. Put the suffixes in undercroft.toml back, or remove {self._keys / 'ca.key'} and {self._bundle}: "
+                f"suffixes. {back}, or remove {self._keys / 'ca.key'} and {self._bundle}: "
                 "a new CA is made, and clients must then be given the new one.",
                 target=str(self._bundle),
             )
@@ -193,7 +204,9 @@ class CertificateAuthority:
     def _permitted(self) -> list[x509.GeneralName]:
         suffixes = self._suffixes
         names: list[x509.GeneralName] = [
-            x509.DNSName(name) for name in (suffixes.backup, suffixes.storage, suffixes.deployment, "localhost")
+            x509.DNSName(name)
+            for name in (suffixes.backup, suffixes.storage, suffixes.partitioned, suffixes.deployment, "localhost")
+            if name
         ]
         return names + [x509.IPAddress(ipaddress.ip_network(address)) for address in _LOOPBACK]
 

@@ -84,6 +84,7 @@ _RESERVED = frozenset(
         "windows.net",
     ]
 )
+_PARTITION = re.compile(r"z[0-9]{2}")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
 
 
@@ -471,13 +472,18 @@ def relative_name(zone_name: str, fqdn: str) -> str | None:
     """The record that answers for ``fqdn`` in this zone, or None if the zone is not the one for it.
 
     A backup member's name lies in its zone; a storage name's record lies in ``privatelink.`` before the name's own
-    suffix, which is where its public CNAME points.
+    suffix, which is where its public CNAME points. The name of an account in a partition (``{account}.z07.blob.…``) keeps
+    both labels.
     """
     zone = zone_name.lower()
     if not zone.startswith("privatelink."):
         return None
+    public = zone.removeprefix("privatelink.")
     label, _, rest = fqdn.lower().partition(".")
-    return label if rest in (zone, zone.removeprefix("privatelink.")) else None
+    if rest in (zone, public):
+        return label
+    partition, _, rest = rest.partition(".")
+    return f"{label}.{partition}" if _PARTITION.fullmatch(partition) and rest == public else None
 
 
 def endpoint_records(
