@@ -12,6 +12,14 @@ from undercroft.agent.registration import Registered, register
 from undercroft.clock import SystemClock
 
 
+@pytest.fixture(autouse=True)
+def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent reads them, and the peer is on loopback."""
+    for name in ("https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
 @pytest.fixture
 def peer() -> Iterator[Peer]:
     with Peer() as running:

@@ -15,8 +15,8 @@ from undercroft.errors import RefusedByNetworkRule, Unavailable
 
 from .depot import STORAGE_VERSION, storage_refusal
 from .messages import Account, Container, Grant, OpenBackup, OpenRestore
-from .resolve import LegFailed, Resolver, Route, Target, looks_private, split_port
-from .session import Patience, Session
+from .resolve import Dialer, LegFailed, Route, Target, looks_private, split_port
+from .session import Patience, Session, advice
 
 __all__ = ["await_accounts", "await_grant", "check_storage", "unreachable_hosts"]
 
@@ -74,15 +74,15 @@ def await_grant(
     return opened.grant
 
 
-def unreachable_hosts(resolver: Resolver, accounts: Iterable[Account]) -> list[str]:
-    """One warning per storage name that this host cannot resolve."""
+def unreachable_hosts(dialer: Dialer, accounts: Iterable[Account]) -> list[str]:
+    """One warning per storage name that this host has to resolve and cannot."""
     warnings = []
     for account in accounts:
         for authority in (account.blob_host, account.queue_host):
-            if authority is None:
+            if authority is None or dialer.connector.proxy_for(split_port(authority)[0]):
                 continue
             try:
-                resolver.addresses(split_port(authority)[0])
+                dialer.resolver.addresses(split_port(authority)[0])
             except LegFailed as error:
                 warnings.append(
                     f"The name of the vault's account '{account.name}' does not resolve here. {error.message}. {ADD_RECORD}"
@@ -99,11 +99,12 @@ def check_storage(session: Session, grant: Grant) -> tuple[Route, str]:
             Target(grant.blob_host, None), "GET", path, (), {"x-ms-version": STORAGE_VERSION}
         )
     except LegFailed as error:
-        hint = f" {ADD_RECORD}" if error.leg == "name" else ""
+        hint = f" {advice(error) if error.proxy else ADD_RECORD}" if error.leg in ("name", "proxy") else ""
         raise LegFailed(
             f"The vault's storage account '{grant.account}' cannot be reached: {error.message}.{hint}",
             leg=error.leg,
-            code="UserErrorStorageAccountUnreachable",
+            code=error.code if error.leg == "proxy" else "UserErrorStorageAccountUnreachable",
+            proxy=error.proxy,
         ) from error
     route = answer.route
     refused = storage_refusal(answer, grant.account) if answer.status >= 400 else None

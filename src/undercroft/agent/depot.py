@@ -180,6 +180,7 @@ class VaultDepot:
             "run the command again when the way is open.",
             leg=error.leg,
             code="UserErrorStorageAccountUnreachable",
+            proxy=error.proxy,
         )
 
 

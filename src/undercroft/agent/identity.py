@@ -17,6 +17,8 @@ import msgspec
 
 from undercroft.errors import LocalProblem, StorageFull
 
+from .proxy import ProxySettings
+
 __all__ = ["AgentHome", "Identity", "RouteNote", "write_atomically"]
 
 VERSION = 1
@@ -40,6 +42,8 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     registered: datetime
     private_key: str
     ca_bundle: str
+    proxy: ProxySettings | None = None
+    """None: what the environment says when the agent runs."""
 
 
 class RouteNote(msgspec.Struct, frozen=True, rename="camel"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from undercroft.errors import InvalidInput, LocalProblem
 
-__all__ = ["FINAL", "Passphrase", "ask_passphrase", "read_passphrase"]
+__all__ = ["FINAL", "Passphrase", "ask_passphrase", "first_line", "read_passphrase"]
 
 ADVISED_LENGTH = 12
 FINAL = (
@@ -24,29 +24,33 @@ class Passphrase:
 
 
 def read_passphrase(path: Path) -> Passphrase:
+    text, warnings = first_line(path, "passphrase")
+    return Passphrase(text, (*advised(text), *warnings))
+
+
+def first_line(path: Path, what: str) -> tuple[str, tuple[str, ...]]:
+    """The secret in a file, and what is wrong with the file."""
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(path.stat().st_mode)
             line = file.readline(4097)
     except OSError as error:
-        raise LocalProblem(f"The passphrase file {path} cannot be read: {error.strerror}.") from error
+        raise LocalProblem(f"The {what} file {path} cannot be read: {error.strerror}.") from error
     secret = line.rstrip(b"\r\n")
     if len(secret) > 4096:
-        raise InvalidInput(f"The first line of {path} is longer than 4096 bytes: this is not a passphrase.")
+        raise InvalidInput(f"The first line of {path} is longer than 4096 bytes: this is not a {what}.")
     if not secret.strip():
         raise InvalidInput(
-            f"The first line of the passphrase file {path} is empty. Write a passphrase of at least {ADVISED_LENGTH} "
-            "characters into it.",
+            f"The first line of the {what} file {path} is empty. Write the {what} into it.",
             code="UserErrorEmptyPassphrase",
         )
     try:
         text = secret.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"The first line of {path} is not UTF-8 text: write the passphrase as text.") from error
-    warnings = list(advised(text))
+        raise InvalidInput(f"The first line of {path} is not UTF-8 text: write the {what} as text.") from error
     if mode & 0o077:
-        warnings.append(f"{path} can be read by other users of this machine (mode {mode:04o}): chmod 600 it.")
-    return Passphrase(text, tuple(warnings))
+        return text, (f"{path} can be read by other users of this machine (mode {mode:04o}): chmod 600 it.",)
+    return text, ()
 
 
 def ask_passphrase() -> Passphrase:

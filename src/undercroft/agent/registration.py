@@ -19,7 +19,8 @@ from .identity import AgentHome, Identity
 from .lock import only_one
 from .messages import Registration
 from .paths import Ways
-from .resolve import Dialer, Resolver, trust_only
+from .proxy import Bypass, ProxySettings, ThroughProxy, from_environment
+from .resolve import Connector, Dialer, Direct, Resolver, trust_only
 from .session import Session, VaultHosts
 from .tokens import Caller, Tokens
 
@@ -44,9 +45,21 @@ def user_agent() -> str:
 
 
 def connect(
-    ca_bundle: str, resolver: Resolver, public_fallback: bool, hosts: VaultHosts, caller: Caller, clock: Clock
+    ca_bundle: str,
+    resolver: Resolver,
+    public_fallback: bool,
+    hosts: VaultHosts,
+    caller: Caller,
+    clock: Clock,
+    proxy: ProxySettings | None,
 ) -> Session:
-    exchange = Exchange(Dialer(trust_only(ca_bundle), resolver, public_fallback=public_fallback), user_agent(), clock)
+    """``proxy`` None: what the environment says."""
+    way: Connector = Direct(resolver)
+    used = proxy or from_environment()
+    if used is not None and not used.direct:
+        way = ThroughProxy(used, Bypass(used.bypass, hosts.private), way, clock)
+    dialer = Dialer(trust_only(ca_bundle), resolver, public_fallback=public_fallback, connector=way)
+    exchange = Exchange(dialer, user_agent(), clock)
     return Session(hosts, exchange, Tokens(caller, exchange, clock), clock)
 
 
@@ -61,10 +74,13 @@ def open_session(identity: Identity, resolver: Resolver, clock: Clock, *, public
             identity.container_id, identity.private_key, identity.tenant_id, identity.audience, identity.login_endpoint
         ),
         clock,
+        identity.proxy,
     )
 
 
-def credentials_session(vault: VaultCredentials, resolver: Resolver, clock: Clock, public_fallback: bool) -> Session:
+def credentials_session(
+    vault: VaultCredentials, resolver: Resolver, clock: Clock, public_fallback: bool, proxy: ProxySettings | None
+) -> Session:
     return connect(
         vault.ca_bundle,
         resolver,
@@ -72,6 +88,7 @@ def credentials_session(vault: VaultCredentials, resolver: Resolver, clock: Cloc
         VaultHosts(vault.vault_name, vault.private_host, vault.public_host),
         Caller(vault.client_id, vault.private_key, vault.tenant_id, vault.audience, vault.login_endpoint),
         clock,
+        proxy,
     )
 
 
@@ -95,6 +112,7 @@ def register(
     say: Say,
     *,
     public_fallback: bool = True,
+    proxy: ProxySettings | None = None,
     account_seconds: float = 60.0,
 ) -> Registered:
     """Registers, writes the identity, and then waits for the communication account. An account that is not there in time,
@@ -102,7 +120,7 @@ def register(
     vault = credentials.vault
     home.prepare()
     with only_one(home.lock_file, "agent register"):
-        session = credentials_session(vault, resolver, clock, public_fallback)
+        session = credentials_session(vault, resolver, clock, public_fallback, proxy)
         private_key, public_key = new_key()
         try:
             body = {
@@ -133,6 +151,7 @@ def register(
             registered=reply.server_time,
             private_key=private_key,
             ca_bundle=vault.ca_bundle,
+            proxy=proxy,
         )
         home.save(identity)
     say(f"Registered '{machine_name}' with vault '{vault.vault_name}' by the {route}.")
@@ -148,7 +167,7 @@ def _with_accounts(
     try:
         container = await_accounts(session, seconds)
         names = tuple(account.name for account in container.accounts)
-        warnings += unreachable_hosts(session.exchange.dialer.resolver, container.accounts)
+        warnings += unreachable_hosts(session.exchange.dialer, container.accounts)
         Ways(session, home, warnings.append).tell()
     except Unavailable as error:
         warnings.append(error.message)

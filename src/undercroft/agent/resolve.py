@@ -1,7 +1,7 @@
 """Which door the agent takes: the private name first, the public one only when that does not resolve or connect.
 
 Names are resolved by the system (hosts file, then the resolvers of resolv.conf), because that is what the article tells an
-administrator to configure. Every attempt is a *leg*; a leg that fails says which part failed: the name (which one, at which
+administrator to configure; behind an explicit proxy, by the proxy (``proxy``). Every attempt is a *leg*; a leg that fails says which part failed: the name (which one, at which
 resolver), the connection (to which address) or TLS. A resolver that does not answer is not NXDOMAIN and causes no fallback
 (reference: pains B20); a wrong certificate causes none either, it would hide somebody who sits on the private address.
 """
@@ -13,19 +13,25 @@ import errno
 import ipaddress
 import socket
 import ssl
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 from undercroft.errors import Unavailable
 
 __all__ = [
+    "Attempt",
+    "Connector",
     "Dialer",
+    "Direct",
     "LegFailed",
     "Resolver",
     "Route",
     "SystemResolver",
     "Target",
+    "connect_failure",
     "looks_private",
     "trust_only",
 ]
@@ -33,7 +39,7 @@ __all__ = [
 CONNECT_SECONDS = 8.0
 PORT = 443
 PathName = Literal["private", "public"]
-Leg = Literal["name", "resolver", "connect", "tls"]
+Leg = Literal["name", "resolver", "connect", "tls", "proxy"]
 
 
 class LegFailed(Unavailable):
@@ -41,9 +47,11 @@ class LegFailed(Unavailable):
 
     default_code = "UserErrorVaultUnreachable"
 
-    def __init__(self, message: str, *, leg: Leg, code: str | None = None) -> None:
+    def __init__(self, message: str, *, leg: Leg, code: str | None = None, proxy: str = "") -> None:
         super().__init__(message, code=code)
         self.leg = leg
+        self.proxy = proxy
+        """The explicit proxy that was asked; empty when the way was direct."""
 
 
 class Resolver(Protocol):
@@ -131,6 +139,54 @@ def looks_private(address: str) -> bool:
     return any(number in ipaddress.ip_network(text) for text in ranges)
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One thing to try on the way to a name."""
+
+    address: str
+    proxy: str
+    """The explicit proxy's URL, or empty; then ``address`` is where the proxy is."""
+    open: Callable[[], socket.socket]
+    """A connection that leads to the name, ready for TLS; ``OSError`` when this attempt fails and another may work, ``LegFailed`` when
+    it is decided."""
+
+    def where(self, port: int) -> str:
+        return f"through the proxy {self.proxy}" if self.proxy else f"to {self.address}:{port}"
+
+
+class Connector(Protocol):
+    """Opens connections to names. Implementations may wrap one another; thread-safe."""
+
+    def attempts(self, host: str, port: int) -> Iterable[Attempt]:
+        """In order of preference, at least one; ``LegFailed`` with leg ``name`` or ``resolver`` as a ``Resolver`` says it."""
+
+    def proxy_for(self, host: str) -> str:
+        """The proxy that a connection to this host goes through; empty when none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """To the addresses that this host resolves the name to."""
+
+    resolver: Resolver
+    timeout: float = CONNECT_SECONDS
+
+    def attempts(self, host: str, port: int) -> Iterable[Attempt]:
+        try:
+            addresses: tuple[str, ...] = (str(ipaddress.ip_address(host)),)
+        except ValueError:
+            addresses = self.resolver.addresses(host)
+        return [Attempt(address, "", partial(self._open, address, port)) for address in addresses]
+
+    def _open(self, address: str, port: int) -> socket.socket:
+        plain = socket.create_connection((address, port), timeout=self.timeout)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return plain
+
+    def proxy_for(self, host: str) -> str:
+        return ""
+
+
 class Dialer:
     """Opens TLS connections by name and says how. Thread-safe: it keeps no connection."""
 
@@ -141,11 +197,13 @@ class Dialer:
         *,
         public_fallback: bool = True,
         timeout: float = CONNECT_SECONDS,
+        connector: Connector | None = None,
     ) -> None:
         self.context = context
         self.resolver = resolver
         self.public_fallback = public_fallback
         self.timeout = timeout
+        self.connector: Connector = connector if connector is not None else Direct(resolver, timeout)
 
     def dial(self, target: Target) -> tuple[ssl.SSLSocket, Route]:
         """A connection to the target; ``LegFailed`` names every leg that was tried."""
@@ -160,13 +218,18 @@ class Dialer:
             first = error
         if not self.public_fallback:
             raise LegFailed(
-                f"{first.message}. The public name is not tried because publicFallback is off.", leg=first.leg
+                f"{first.message}. The public name is not tried because publicFallback is off.",
+                leg=first.leg,
+                proxy=first.proxy,
             ) from first
         try:
             connection, route = self.leg(target.public, "public")
         except LegFailed as error:
             raise LegFailed(
-                f"by the private name: {first.message}; by the public name: {error.message}", leg=error.leg
+                f"by the private name: {first.message}; by the public name: {error.message}",
+                leg=error.leg,
+                code=error.code,
+                proxy=error.proxy,
             ) from error
         return connection, replace(route, because=first.message)
 
@@ -174,35 +237,38 @@ class Dialer:
         """One name, all its addresses in turn."""
         host, port = split_port(authority)
         failures: list[str] = []
-        for address in self.resolver.addresses(host):
+        for attempt in self.connector.attempts(host, port):
             try:
-                plain = socket.create_connection((address, port), timeout=self.timeout)
+                plain = attempt.open()
             except OSError as error:
-                failures.append(f"connection to {address}:{port} {connect_failure(error)}")
+                failures.append(f"connection {attempt.where(port)} {connect_failure(error)}")
                 continue
             try:
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                plain.settimeout(self.timeout)
                 secure = self.context.wrap_socket(plain, server_hostname=host)
                 if secure.version() is not None:
-                    return secure, Route(authority, address, port, path)
+                    return secure, Route(authority, attempt.address, port, path, proxy=attempt.proxy)
                 # Reset so early that ssl found no peer any more, and made no handshake.
                 secure.close()
-                failures.append(f"connection to {address}:{port} was closed by the other side before TLS")
+                failures.append(f"connection {attempt.where(port)} was closed by the other side before TLS")
             except ssl.SSLCertVerificationError as error:
                 plain.close()
                 raise LegFailed(
-                    f"{host} at {address}:{port}: the TLS certificate is not this deployment's ({error.verify_message})",
+                    f"{host}, connection {attempt.where(port)}: the TLS certificate is not this deployment's ({error.verify_message})",
                     leg="tls",
                     code="UserErrorServerCertificateInvalid",
+                    proxy=attempt.proxy,
                 ) from error
             except (ssl.SSLEOFError, ConnectionError, TimeoutError) as error:
                 # An address that is nobody's door is reset before TLS (docs/protocol.md, section 1): no connection.
                 plain.close()
-                failures.append(f"connection to {address}:{port} {connect_failure(error)} before TLS")
+                failures.append(f"connection {attempt.where(port)} {connect_failure(error)} before TLS")
             except OSError as error:
                 plain.close()
-                raise LegFailed(f"{host} at {address}:{port}: TLS failed ({error})", leg="tls") from error
-        raise LegFailed(f"{host}: {'; '.join(failures)}", leg="connect")
+                raise LegFailed(
+                    f"{host}, connection {attempt.where(port)}: TLS failed ({error})", leg="tls", proxy=attempt.proxy
+                ) from error
+        raise LegFailed(f"{host}: {'; '.join(failures)}", leg="connect", proxy=self.connector.proxy_for(host))
 
 
 def connect_failure(error: OSError) -> str:

@@ -204,7 +204,8 @@ class Session:
     def _may_pass(self, error: UndercroftError) -> bool:
         """Whether waiting can help. A name that does not exist when we have never been answered is a wrong configuration."""
         if isinstance(error, LegFailed):
-            return error.leg in ("connect", "resolver") or (error.leg == "name" and self._answered)
+            passing = error.leg in ("connect", "resolver") or error.code == "UserErrorProxyUnreachable"
+            return passing or (error.leg == "name" and self._answered)
         return error.code != "UserErrorCannotConnectToAzureActiveDirectoryService" or self._answered
 
     def _unreachable(self, service: str, error: UndercroftError) -> UndercroftError:
@@ -214,10 +215,23 @@ class Session:
             f"The vault '{self.hosts.vault_name}' cannot be reached ({service}): {error.message}. {advice(error)}",
             leg=error.leg,
             code=error.code,
+            proxy=error.proxy,
         )
 
 
 def advice(error: LegFailed) -> str:
+    if error.leg == "proxy":
+        return "'undercroft agent proxy' shows and changes the proxy and what is reached without it."
+    if error.proxy and error.leg == "name":
+        return (
+            "A proxy resolves names itself: link the privatelink zones to the proxy's own network, or give its DNS server the "
+            "records (docs/proxy.md), or let this host bypass the proxy for them ('undercroft agent proxy … --bypass private-zones')."
+        )
+    if error.proxy and error.leg == "connect":
+        return (
+            "Check the route from the proxy's network to the private endpoint (peering, security rules), and that the name does "
+            "not lead the proxy to an address that is nobody's."
+        )
     if error.leg == "name":
         return (
             "Check that the vault's private endpoint is approved and that its privatelink zone is linked to this host's "

@@ -26,9 +26,12 @@ class AccountSeen:
     account: Account
     address: str
     problem: str
+    proxy: str = ""
 
     @property
     def path(self) -> str:
+        if self.proxy:
+            return "through the proxy"
         if not self.address:
             return "unresolved"
         return "private" if looks_private(self.address) else "public"
@@ -85,6 +88,8 @@ class Status:
             text += way_lines(leg, note)
         for seen in self.accounts:
             where = f"{seen.address} ({seen.path})" if seen.address else seen.problem
+            if seen.proxy:
+                where = f"through the proxy {seen.proxy}, which resolves its name itself"
             text.append(f"account       {seen.account.name} ({seen.account.purpose}): {where}")
         if self.container and self.container.pending:
             text.append(f"              {self.container.pending} more are not ready on this endpoint yet")
@@ -115,8 +120,11 @@ def describe(home: AgentHome, identity: Identity, session: Session) -> Status:
 
 
 def see(session: Session, account: Account) -> AccountSeen:
+    host, dialer = split_port(account.blob_host)[0], session.exchange.dialer
+    if proxy := dialer.connector.proxy_for(host):
+        return AccountSeen(account, "", "", proxy)
     try:
-        address = session.exchange.dialer.resolver.addresses(split_port(account.blob_host)[0])[0]
+        address = dialer.resolver.addresses(host)[0]
     except LegFailed as error:
         return AccountSeen(account, "", error.message)
     return AccountSeen(account, address, "")

@@ -108,6 +108,13 @@ class Tokens:
                 {"Content-Type": "application/x-www-form-urlencoded"},
             )
         except LegFailed as error:
+            if error.leg == "proxy":
+                raise LegFailed(
+                    f"The login endpoint cannot be reached: {error.message}",
+                    leg="proxy",
+                    code=error.code,
+                    proxy=error.proxy,
+                ) from error
             raise Unavailable(
                 f"The login endpoint cannot be reached: {error.message}. A private endpoint does not cover it: this host "
                 "needs access to the login endpoint as well (article: the prerequisite of access to Microsoft Entra ID).",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from undercroft.agent.backup import BackupReport
     from undercroft.agent.identity import AgentHome, Identity
     from undercroft.agent.passphrase import Passphrase
+    from undercroft.agent.proxy import ProxySettings
     from undercroft.agent.restore import RestoreReport
     from undercroft.agent.session import Session
     from undercroft.clock import Clock
@@ -40,6 +41,18 @@ FallbackOption = Annotated[
         help="Use the vault's public name when the private one does not resolve or connect.",
     ),
 ]
+ProxyPasswordOption = Annotated[
+    Path | None,
+    Parameter(name=["--proxy-password-file", "--password-file"], help="The proxy's password is its first line."),
+]
+BypassOption = Annotated[
+    str,
+    Parameter(
+        name=["--proxy-bypass", "--bypass"],
+        help="What is reached without the proxy, separated by commas: hosts, .domains, or private-zones (the vault's private "
+        "names and its storage accounts).",
+    ),
+]
 ItemOption = Annotated[str | None, Parameter(name="--item", help="Only points of this folder.")]
 PassphraseOption = Annotated[
     Path, Parameter(name="--passphrase-file", help="The passphrase is the first line of this file. Losing it is final.")
@@ -52,18 +65,28 @@ def register_(
     credentials: Annotated[Path, Parameter(name="--credentials", help="The vault credentials file.")],
     machine_name: Annotated[str | None, Parameter(help="Default: UNDERCROFT_VM, or the host name.")] = None,
     public_fallback: FallbackOption = True,
+    proxy: Annotated[
+        str | None,
+        Parameter(
+            name="--proxy",
+            help="http://[USER@]HOST:PORT, or direct; kept. Without it, HTTPS_PROXY and NO_PROXY at each run.",
+        ),
+    ] = None,
+    proxy_bypass: BypassOption = "",
+    proxy_password_file: ProxyPasswordOption = None,
 ) -> int:
     """Register this host with a vault. Again: it keeps its recovery points and gets a new key."""
     from undercroft.agent.credentials import read_credentials
     from undercroft.agent.registration import default_machine_name, register
     from undercroft.agent.resolve import SystemResolver
 
+    used = proxy_of(proxy, proxy_bypass, proxy_password_file)
     home, clock = place()
     file = read_credentials(credentials, clock)
     warn(file.warnings)
     name = machine_name or default_machine_name()
     with failing():
-        done = register(home, file, name, SystemResolver(), clock, print, public_fallback=public_fallback)
+        done = register(home, file, name, SystemResolver(), clock, print, public_fallback=public_fallback, proxy=used)
     warn(done.warnings)
     print(f"Container {done.identity.container_id}; its identity is in {home.identity_file}.")
     if done.accounts:
@@ -176,6 +199,53 @@ def status(*, as_json: JsonOption = False, public_fallback: FallbackOption = Tru
     else:
         print("\n".join(found.lines()))
     return FAILED if found.failure else 0
+
+
+@app.command(name="proxy")
+def proxy_(
+    url: Annotated[
+        str | None, Parameter(help="http://[USER@]HOST:PORT, direct, or environment. Without it: show what is used.")
+    ] = None,
+    *,
+    bypass: BypassOption = "",
+    password_file: ProxyPasswordOption = None,
+) -> int:
+    """Show or change the explicit proxy of this registered host."""
+    import msgspec
+
+    from undercroft.agent.lock import only_one
+    from undercroft.agent.proxy import from_environment
+
+    home, _ = place()
+    identity = home.load()
+    if url is not None:
+        used = None if url == "environment" else proxy_of(url, bypass, password_file)
+        with only_one(home.lock_file, "agent proxy"):
+            identity = msgspec.structs.replace(home.load(), proxy=used)
+            home.save(identity)
+    found, source = (identity.proxy, "set here") if identity.proxy else (from_environment(), "by the environment")
+    print(f"proxy: {found.shown} ({source})" if found else "proxy: none (HTTPS_PROXY is not set)")
+    return 0
+
+
+def proxy_of(url: str | None, bypass: str, password_file: Path | None) -> ProxySettings | None:
+    from undercroft.agent.passphrase import first_line
+    from undercroft.agent.proxy import parse_proxy
+
+    if url is None:
+        if bypass or password_file:
+            raise InvalidInput("A bypass list or a password without a proxy: name it.", target="--proxy")
+        return None
+    password = None
+    if password_file is not None:
+        password, warnings = first_line(password_file, "password")
+        warn(warnings)
+    found = parse_proxy(url, bypass.split(","), password)
+    if found.password and password is None:
+        note(
+            "warning: other users of this host may see a password on a command line; --password-file keeps it out of there."
+        )
+    return found
 
 
 def place() -> tuple[AgentHome, Clock]:

@@ -25,6 +25,8 @@ __all__ = ["captured", "mount"]
 
 COMPUTE = ("Microsoft.Compute", "virtualMachines")
 
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
 _vm = App(name="vm", help="Hosts in a virtual network.")
 
 
@@ -92,7 +94,8 @@ def exec_(
 ) -> int:
     """Run a command inside a VM: undercroft vm exec web01 -- nslookup example.org
 
-    The command gets this process's environment, folder, streams; its exit status is ours.
+    The command gets this process's environment, folder, streams; its exit status is ours. Proxies that the environment names are left
+    out: they are this machine's and not the network's.
     """
     from undercroft.control.client import Request, ask
 
@@ -101,7 +104,7 @@ def exec_(
         "execute",
         vm=vm,
         arguments=command,
-        environment=tuple(os.environ.items()),
+        environment=tuple(item for item in os.environ.items() if item[0].lower() not in PROXIES),
         directory=os.getcwd(),
     )
     status: int = ask(home_of(home).control_socket, request, (0, 1, 2))
