@@ -15,6 +15,8 @@ from typing import Any
 from tests.arm.control_plane import API, Answer, ControlPlane, control_plane
 from undercroft.clock import Clock, SystemClock
 from undercroft.config import Home, Settings
+from undercroft.errors import CapabilityMissing
+from undercroft.fabric.specification import NetworkSpecification
 from undercroft.identity import deployment
 from undercroft.providers import compute, network, recovery_services
 from undercroft.providers.collaborators import Collaborators
@@ -35,9 +37,16 @@ class Follower:
     hosts: dict[str, dict[str, str]] = field(default_factory=dict)
     away: bool = False
     """Whether the world does not follow: the fabric is being restarted."""
+    unfiltered: bool = False
+    """Whether the fabric cannot filter packets."""
+    specifications: dict[str, NetworkSpecification] = field(default_factory=dict)
 
     def require_networks(self) -> None:
         """It can."""
+
+    def require_security_groups(self) -> None:
+        if self.unfiltered:
+            raise CapabilityMissing("There are no security groups here: a test said so.")
 
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
         if self.away:
@@ -54,7 +63,8 @@ class Follower:
             return
         moved, _ = await self.database.write(lambda connection: plans.retreat_and_grow(connection, plan))
         self.doors[key] = moved.doors(self.settings)
-        self.hosts[key] = {host.name: str(host.address) for host in moved.specification(self.settings).hosts}
+        self.specifications[key] = moved.specification(self.settings)
+        self.hosts[key] = {host.name: str(host.address) for host in self.specifications[key].hosts}
         await self.database.write(lambda connection: plans.advance(connection, moved, self.settings.record_ttl))
 
     def private_doors(self, key: str) -> list[Door]:

@@ -77,9 +77,9 @@ async def test_subnets_come_and_go(here: Site) -> None:
     assert [one["name"] for one in (await here.get(f"{here.spoke}/subnets")).json["value"]] == ["more", "work"]
     over = await here.send("PUT", f"{here.spoke}/subnets/x", {"properties": {"addressPrefix": "10.1.2.128/25"}})
     assert over.code == "NetcfgSubnetRangesOverlap"
-    guarded = {"properties": {"addressPrefix": "10.1.3.0/24", "networkSecurityGroup": {"id": "/x"}}}
-    refused = await here.send("PUT", f"{here.spoke}/subnets/x", guarded)
-    assert refused.status == 501 and "networkSecurityGroup" in refused.message
+    routed = {"properties": {"addressPrefix": "10.1.3.0/24", "routeTable": {"id": "/x"}}}
+    refused = await here.send("PUT", f"{here.spoke}/subnets/x", routed)
+    assert refused.status == 501 and "routeTable" in refused.message
     assert (await here.send("DELETE", id)).status == 200
     assert (await here.send("DELETE", id)).status == 204
     assert (await here.get(id)).status == 404
@@ -119,7 +119,7 @@ async def test_lists_are_paged(here: Site) -> None:
 
 
 async def test_what_is_not_built_is_named(here: Site) -> None:
-    for path in ("virtualNetworkGateways/g", "networkSecurityGroups/n", "routeTables/r"):
+    for path in ("virtualNetworkGateways/g", "routeTables/r"):
         refused = await here.send("PUT", f"{here.network}/{path}", {})
         assert refused.status == 501 and path.split("/")[-2] in refused.message
 

@@ -43,6 +43,9 @@ class World(Protocol):
     def require_networks(self) -> None:
         """Raises ``CapabilityMissing`` where networks cannot be built at all (the loopback simulation)."""
 
+    def require_security_groups(self) -> None:
+        """Raises ``CapabilityMissing`` where packets cannot be filtered."""
+
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
         """Whether it does, for these networks, within ``timeout`` seconds."""
 

@@ -41,6 +41,7 @@ __all__ = [
     "recovery_points",
     "resources",
     "role_assignments",
+    "security_group_associations",
     "subscriptions",
     "tasks",
     "vault_credentials",
@@ -158,6 +159,22 @@ allocations = Table(
     UniqueConstraint("owner_key", "member_fqdn", name="one_address_per_member"),
     Index("allocations_by_owner", "owner_key"),
     Index("allocations_by_network", "network_key"),
+)
+
+security_group_associations = Table(
+    "security_group_associations",
+    metadata,
+    Column(
+        "member_key",
+        String,
+        ForeignKey("resources.key", ondelete="CASCADE"),
+        primary_key=True,
+        doc="key of the subnet or network interface; it has one group",
+    ),
+    Column("group_key", String, ForeignKey("resources.key"), nullable=False),
+    Column("network_key", String, nullable=False),
+    Index("security_group_associations_by_group", "group_key"),
+    Index("security_group_associations_by_network", "network_key"),
 )
 
 record_sets = Table(

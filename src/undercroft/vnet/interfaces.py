@@ -43,6 +43,8 @@ class Host:
     machine_key: str
     name: str
     address: IPv4Address
+    interface_key: str = ""
+    subnet_key: str = ""
 
 
 def _read(row: Row[Any]) -> InterfaceRecord:
@@ -60,7 +62,7 @@ def get(connection: Connection, key: str) -> InterfaceRecord | None:
 def hosts(connection: Connection, network_key: str) -> tuple[Host, ...]:
     """The VMs of a network, by address."""
     rows = connection.execute(
-        select(allocations.c.address, resources.c.body)
+        select(allocations.c.address, allocations.c.subnet_key, resources.c.key, resources.c.body)
         .join(resources, resources.c.key == allocations.c.owner_key)
         .where(
             allocations.c.network_key == network_key.lower(),
@@ -74,5 +76,5 @@ def hosts(connection: Connection, network_key: str) -> tuple[Host, ...]:
         value = msgspec.json.decode(row.body, type=NetworkInterface)
         if value.machine_id:
             machine = ResourceId.parse(value.machine_id)
-            found.append(Host(machine.key, machine.name, IPv4Address(row.address)))
+            found.append(Host(machine.key, machine.name, IPv4Address(row.address), row.key, row.subnet_key))
     return tuple(found)

@@ -62,7 +62,8 @@ class VirtualNetwork(msgspec.Struct, frozen=True):
 
 
 class Subnet(msgspec.Struct, frozen=True):
-    """The stored body of a subnet. The two policies are kept for clients and have no effect: there are no security groups yet."""
+    """The stored body of a subnet. Its security group is kept in ``security_groups``; the policy about endpoints says whether that
+    group applies to them, the one about private link services is kept for clients."""
 
     address_prefix: str
     private_endpoint_network_policies: str = "Disabled"

@@ -20,7 +20,7 @@ from undercroft.vnet.networks import NetworkRecord
 from undercroft.vnet.peerings import PeeringRecord
 from undercroft.vnet.sites import SiteRecord
 
-__all__ = ["Neighbour", "Range", "check_distinct", "neighbours", "of_site", "ranges", "touched"]
+__all__ = ["Neighbour", "Range", "check_distinct", "neighbours", "of_site", "prefixes", "ranges", "touched"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,11 @@ def neighbours(connection: Connection, network_key: str) -> tuple[Neighbour, ...
     if (site := behind.get(network_key.lower())) is not None:
         found.append(Neighbour(site.key, None, site.value.prefixes, (), site.value.gateways))
     return tuple(found)
+
+
+def prefixes(network: NetworkRecord, neighbours: Iterable[Neighbour]) -> tuple[IPv4Network, ...]:
+    """Its own space and all that it reaches beyond: what the service tag ``VirtualNetwork`` stands for in it."""
+    return (*network.value.prefixes, *(prefix for one in neighbours for prefix in (*one.prefixes, *one.behind)))
 
 
 def of_site(connection: Connection, site: SiteRecord) -> tuple[Neighbour, ...]:

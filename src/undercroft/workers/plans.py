@@ -7,8 +7,8 @@ handed an account whose name does not resolve yet.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
 import structlog
@@ -16,14 +16,24 @@ from sqlalchemy import Connection
 
 from undercroft.config import Settings
 from undercroft.dns.views import AccountNames, PublicNames, RecordChange, RecordSetView, ZoneChange, ZoneLink
-from undercroft.fabric.specification import WIRE_ADDRESS, HostSpecification, LinkSpecification, NetworkSpecification
+from undercroft.fabric.specification import (
+    WIRE_ADDRESS,
+    Guard,
+    HostSpecification,
+    LinkSpecification,
+    NetworkSpecification,
+    PacketFilter,
+)
 from undercroft.vault import connections, members, vaults
 from undercroft.vault.connections import Status
 from undercroft.vault.members import Member
-from undercroft.vnet import allocations, endpoints, interfaces, networks, publicside, reach, zones
+from undercroft.vnet import allocations, endpoints, interfaces, networks, publicside, reach, security_groups, zones
 from undercroft.vnet.allocations import Allocation
 from undercroft.vnet.doors import Door
 from undercroft.vnet.endpoints import EndpointRecord, Group
+from undercroft.vnet.security_groups import POLICIES_WITH_GROUPS, GroupRecord
+from undercroft.vnet.service_tags import Surroundings
+from undercroft.workers.filters import packet_filter
 
 __all__ = [
     "EndpointPlan",
@@ -82,6 +92,8 @@ class NetworkPlan:
     neighbours: tuple[reach.Neighbour, ...]
     links: tuple[ZoneLink, ...]
     """The private zones that the network sees."""
+    groups: Mapping[str, GroupRecord] = field(default_factory=dict, hash=False)
+    """Security groups, by the key of the subnet or interface that has them."""
 
     @property
     def key(self) -> str:
@@ -130,9 +142,41 @@ class NetworkPlan:
                 one.address for endpoint in self.endpoints if endpoint.approved for one in endpoint.owned
             ),
             public_addresses=frozenset(public.values()),
-            hosts=tuple(HostSpecification(host.machine_key, host.name, host.address, resolvers) for host in self.hosts),
+            hosts=tuple(
+                HostSpecification(host.machine_key, host.name, host.address, resolvers, self._filters_of(host))
+                for host in self.hosts
+            ),
+            filters=self._filters(settings),
+            guards=self._guards(),
             links=tuple(link(neighbour) for neighbour in self.neighbours),
         )
+
+    def _filters(self, settings: Settings) -> tuple[PacketFilter, ...]:
+        around = Surroundings(reach.prefixes(self.network, self.neighbours), settings.public_range)
+        groups = {group.key: group for group in self.groups.values()}
+        return tuple(packet_filter(groups[key], around) for key in sorted(groups))
+
+    def _filters_of(self, host: interfaces.Host) -> tuple[str, ...]:
+        """Of its subnet and of itself; one and the same group counts once."""
+        found = (self.groups.get(key) for key in (host.subnet_key, host.interface_key))
+        return tuple(dict.fromkeys(group.key for group in found if group is not None))
+
+    def _guards(self) -> tuple[Guard, ...]:
+        """A subnet's group stands before its endpoints if the subnet's policy says so."""
+        found = []
+        for subnet in self.subnets:
+            group = self.groups.get(subnet.key)
+            if group is None or subnet.value.private_endpoint_network_policies not in POLICIES_WITH_GROUPS:
+                continue
+            addresses = frozenset(
+                one.address
+                for endpoint in self.endpoints
+                if endpoint.approved and endpoint.record.value.subnet_key == subnet.key
+                for one in endpoint.owned
+            )
+            if addresses:
+                found.append(Guard(addresses, (group.key,)))
+        return tuple(found)
 
 
 def link(neighbour: reach.Neighbour) -> LinkSpecification:
@@ -175,6 +219,7 @@ def read(connection: Connection, network_key: str) -> NetworkPlan | None:
         interfaces.hosts(connection, network.key),
         reach.neighbours(connection, network.key),
         _links(zones.linked_zones(connection, network.key)),
+        security_groups.in_network(connection, network.key),
     )
 
 

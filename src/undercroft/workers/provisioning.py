@@ -136,6 +136,16 @@ class Provisioner:
             reason = dict(found.missing).get("networks", f"the driver {found.driver} builds none")
             raise CapabilityMissing(f"There are no virtual networks here: {reason}.")
 
+    def require_security_groups(self) -> None:
+        """Raises ``CapabilityMissing`` where packets cannot be filtered: a rule without effect is worse than none."""
+        try:
+            found = self._fabric.capabilities
+        except Unavailable:
+            return
+        if not found.security_groups:
+            reason = dict(found.missing).get("security groups", f"the driver {found.driver} has none")
+            raise CapabilityMissing(f"There are no security groups here: {reason}.")
+
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
         """Whether the world matches the state of these networks within ``timeout`` seconds. If not, the tasks that the
         caller's transaction left go on trying."""

@@ -22,7 +22,8 @@ from undercroft.providers.collaborators import (
     reading,
     refuse_if_given,
 )
-from undercroft.vnet import allocations, machines, networks
+from undercroft.providers.network.security_groups import GroupReference, reference, require_join
+from undercroft.vnet import allocations, machines, networks, security_groups
 from undercroft.vnet.interfaces import NetworkInterface
 from undercroft.vnet.machines import MACHINE_TYPE, VirtualMachine
 
@@ -61,7 +62,7 @@ class InterfaceProperties(Echo, frozen=True):
     disable_tcp_state_tracking: bool | None = None
     enable_fpga: bool | None = None
     dns_settings: Any = None
-    network_security_group: Any = None
+    network_security_group: GroupReference | None = None
     dscp_configuration: Any = None
     auxiliary_mode: str | None = None
     auxiliary_sku: str | None = None
@@ -159,6 +160,7 @@ class _Wanted:
         self.interface: str | None = None
         self.configuration: str | None = None
         self.subnet: ResourceId | None = None
+        self.group: ResourceId | None = None
         self.attached = tuple(str(one.id) for one in profile.network_interfaces or ())
         configurations = profile.network_interface_configurations or ()
         if len(configurations) > 1 or len(self.attached) > 1:
@@ -178,7 +180,6 @@ class _Wanted:
             disable_tcp_state_tracking=properties.disable_tcp_state_tracking,
             enable_fpga=properties.enable_fpga,
             dns_settings=properties.dns_settings,
-            network_security_group=properties.network_security_group,
             dscp_configuration=properties.dscp_configuration,
             auxiliary_mode=properties.auxiliary_mode not in (None, "None"),
             auxiliary_sku=properties.auxiliary_sku not in (None, "None"),
@@ -212,6 +213,7 @@ class _Wanted:
         self.interface = wanted.name
         self.configuration = address.name if isinstance(address.name, str) and address.name else "ipconfig1"
         self.subnet = _subnet_id(address.properties.subnet)
+        self.group = reference(properties.network_security_group, f"{_INTERFACES}.networkSecurityGroup.id")
 
 
 def _subnet_id(reference: Reference | None) -> ResourceId:
@@ -224,7 +226,7 @@ def _subnet_id(reference: Reference | None) -> ResourceId:
     return found
 
 
-def _check_same(before: Resource[VirtualMachine], wanted: _Wanted) -> None:
+def _check_same(connection: Connection, before: Resource[VirtualMachine], wanted: _Wanted) -> None:
     """What a VM was made with stays; a client may send back what it was shown."""
     interface = ResourceId.parse(before.body.interface_id)
     same = (
@@ -232,6 +234,14 @@ def _check_same(before: Resource[VirtualMachine], wanted: _Wanted) -> None:
         and (wanted.interface is None or wanted.interface.lower() == interface.name.lower())
         and all(one.lower() == interface.key for one in wanted.attached)
     )
+    group = security_groups.of_member(connection, interface.key)
+    if wanted.group is not None and (group is None or group.key != wanted.group.key):
+        raise Conflict(
+            f"The virtual machine '{before.id.name}' exists; the security group of its interface is changed at the interface, "
+            f"{interface}.",
+            code="PropertyChangeNotAllowed",
+            target=_INTERFACES,
+        )
     if not same:
         raise Conflict(
             f"The virtual machine '{before.id.name}' exists with the interface '{interface.name}' in the subnet "
@@ -295,6 +305,7 @@ def _create(connection: Connection, parts: Collaborators, call: Call, body: Mach
     )
     value = NetworkInterface(subnet.id, str(uuid.uuid4()), wanted.configuration or "ipconfig1", machine_id=str(call.id))
     resources.put(connection, interface, value, now=now, location=location)
+    security_groups.associate(connection, interface.key, network.key, wanted.group, network.region)
     allocations.allocate(connection, subnet, interface.key, [None])
     return network.key
 
@@ -322,12 +333,13 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         wanted = _Wanted(body.properties.network_profile)
         if wanted.subnet is not None:
             await call.rights.require(JOIN, wanted.subnet)
+        await require_join(parts, call, wanted.group)
 
         def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:
             before = resources.get(connection, call.id, VirtualMachine)
             if before is None:
                 return True, enqueue_networks(parts, connection, [_create(connection, parts, call, body, wanted)])
-            _check_same(before, wanted)
+            _check_same(connection, before, wanted)
             resources.put(
                 connection,
                 call.id,

@@ -1,4 +1,4 @@
-"""Microsoft.Network: virtual networks, subnets, private endpoints and their zone groups, interfaces, private DNS.
+"""Microsoft.Network: virtual networks, subnets, security groups, private endpoints and their zone groups, interfaces, private DNS.
 
 One file per resource type: wire structs at the top, handlers below, routes at the bottom. A handler parses, asks for linked
 rights (join, approve), applies the rules of ``vnet`` and ``vault`` in one transaction that also leaves the tasks, and answers
@@ -18,6 +18,8 @@ from undercroft.providers.network import (
     private_dns_zones,
     private_endpoints,
     record_sets,
+    security_groups,
+    security_rules,
     subnets,
     virtual_network_links,
     virtual_network_peerings,
@@ -32,6 +34,8 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         *virtual_networks.routes(parts),
         *subnets.routes(parts),
         *virtual_network_peerings.routes(parts),
+        *security_groups.routes(parts),
+        *security_rules.routes(parts),
         *private_endpoints.routes(parts),
         *private_dns_zone_groups.routes(parts),
         *network_interfaces.routes(parts),
@@ -51,4 +55,5 @@ def deleters(parts: Collaborators) -> Mapping[str, Callable[[ResourceId], Awaita
         "Microsoft.Network/virtualNetworks/virtualNetworkPeerings": deleter(parts, virtual_network_peerings.remove),
         "Microsoft.Network/virtualNetworks/subnets": deleter(parts, subnets.remove),
         "Microsoft.Network/virtualNetworks": deleter(parts, virtual_networks.remove),
+        "Microsoft.Network/networkSecurityGroups": deleter(parts, security_groups.remove),
     }

@@ -1,4 +1,5 @@
-"""Microsoft.Network/networkInterfaces, to read: those of private endpoints and of VMs, made and deleted with them."""
+"""Microsoft.Network/networkInterfaces: those of private endpoints and of VMs, made and deleted with them. What can be changed is
+the security group of a VM's."""
 
 from __future__ import annotations
 
@@ -7,16 +8,100 @@ from typing import Any
 from sqlalchemy import Connection
 
 from undercroft.arm import resources
-from undercroft.arm.call import Call, Reply, Route
+from undercroft.arm.call import Call, Reply, Route, parse
 from undercroft.arm.envelope import tracked
 from undercroft.arm.resources import Resource
 from undercroft.errors import CapabilityMissing, Conflict
-from undercroft.providers.collaborators import Collaborators, listing
+from undercroft.names import ResourceId
+from undercroft.providers.collaborators import Collaborators, Echo, answer, enqueue_networks, listing, refuse_if_given
+from undercroft.providers.network.effective_rules import effective_security_groups
+from undercroft.providers.network.security_groups import GroupReference, reference, require_join
 from undercroft.vault import members
-from undercroft.vnet import allocations, endpoints
+from undercroft.vnet import allocations, endpoints, security_groups
 from undercroft.vnet.interfaces import INTERFACE_TYPE, NetworkInterface
 
 __all__ = ["routes"]
+
+
+class InterfaceProperties(Echo, frozen=True):
+    network_security_group: GroupReference | None = None
+    ip_configurations: tuple[dict[str, Any], ...] = ()
+    enable_accelerated_networking: bool | None = None
+    enable_i_p_forwarding: bool | None = None
+    disable_tcp_state_tracking: bool | None = None
+    dns_settings: dict[str, Any] | None = None
+    nic_type: str | None = None
+    auxiliary_mode: str | None = None
+    auxiliary_sku: str | None = None
+    migration_phase: str | None = None
+    private_link_service: Any = None
+    workload_type: str | None = None
+    # Read-only, sent back:
+    allow_port25_out: Any = None
+    default_outbound_connectivity_enabled: Any = None
+    dscp_configuration: Any = None
+    hosted_workloads: Any = None
+    mac_address: Any = None
+    primary: Any = None
+    private_endpoint: Any = None
+    provisioning_state: Any = None
+    resource_guid: Any = None
+    tap_configurations: Any = None
+    virtual_machine: Any = None
+    vnet_encryption_supported: Any = None
+
+
+class InterfaceBody(Echo, frozen=True):
+    location: str | None = None
+    properties: InterfaceProperties = InterfaceProperties()
+    tags: dict[str, str] | None = None
+    extended_location: Any = None
+
+
+def _check_same(connection: Connection, interface: Resource[NetworkInterface], body: InterfaceBody) -> None:
+    wanted = body.properties
+    dns = {
+        name: value for name, value in (wanted.dns_settings or {}).items() if value and not name.startswith("internal")
+    }
+    refuse_if_given(
+        "a network interface",
+        "the fabric has no such part.",
+        extended_location=body.extended_location,
+        enable_accelerated_networking=wanted.enable_accelerated_networking,
+        enable_i_p_forwarding=wanted.enable_i_p_forwarding,
+        disable_tcp_state_tracking=wanted.disable_tcp_state_tracking,
+        dns_settings=dns,
+        nic_type=wanted.nic_type not in (None, "Standard"),
+        auxiliary_mode=wanted.auxiliary_mode not in (None, "None"),
+        auxiliary_sku=wanted.auxiliary_sku not in (None, "None"),
+        migration_phase=wanted.migration_phase not in (None, "None"),
+        private_link_service=wanted.private_link_service,
+        workload_type=wanted.workload_type,
+    )
+    shown = show(connection, interface)["properties"]["ipConfigurations"]
+    now = [
+        (one["name"], one["properties"]["privateIPAddress"], one["properties"]["subnet"]["id"].lower()) for one in shown
+    ]
+    for one in wanted.ip_configurations:
+        properties = one.get("properties") or {}
+        subnet = str((properties.get("subnet") or {}).get("id") or "").lower()
+        known = next((row for row in now if row[0] == one.get("name")), None)
+        address = properties.get("privateIPAddress")
+        dynamic = properties.get("privateIPAllocationMethod", "Dynamic") == "Dynamic"
+        if known is None or (address and address != known[1]) or (subnet and subnet != known[2]) or not dynamic:
+            raise Conflict(
+                f"The network interface {interface.id.name} has the configurations "
+                f"{', '.join(f'{name} ({ip}, dynamic)' for name, ip, _ in now)}; they cannot be changed. Its security group can.",
+                code="PropertyChangeNotAllowed",
+                target="properties.ipConfigurations",
+            )
+        unknown = sorted(
+            name
+            for name, value in properties.items()
+            if value and name.endswith(("Groups", "Pools", "Rules", "Taps", "publicIPAddress"))
+        )
+        if unknown:
+            raise CapabilityMissing(f"'{unknown[0]}' of an IP configuration is not implemented.", target=unknown[0])
 
 
 def _configuration(interface: Resource[NetworkInterface], name: str, address: str, primary: bool) -> dict[str, Any]:
@@ -65,6 +150,9 @@ def show(connection: Connection, interface: Resource[NetworkInterface]) -> dict[
                 "fqdns": [fqdn],
             }
             configurations.append(shown)
+    group = security_groups.of_member(connection, interface.key)
+    if group is not None:
+        properties["networkSecurityGroup"] = {"id": group.id}
     properties["ipConfigurations"] = configurations
     return tracked(interface, properties, type="Microsoft.Network/networkInterfaces")
 
@@ -80,9 +168,48 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         return await listing(parts, call, INTERFACE_TYPE, NetworkInterface, show)
 
     async def put(call: Call) -> Reply:
-        raise CapabilityMissing(
-            "Network interfaces are made with their virtual machine or private endpoint; creating one alone is not built."
+        """The security group of a VM's interface is what can be changed; the rest may be sent back as it was shown."""
+        body = parse(call.body, InterfaceBody)
+        group = reference(body.properties.network_security_group, "properties.networkSecurityGroup.id")
+        await require_join(parts, call, group)
+
+        def write(connection: Connection) -> tuple[str, ...]:
+            found = resources.get(connection, call.id, NetworkInterface)
+            if found is None:
+                raise CapabilityMissing(
+                    "Network interfaces are made with their virtual machine or private endpoint; creating one alone is not built."
+                )
+            if group is not None and not found.body.machine_id:
+                raise Conflict(
+                    f"The network interface {call.id.name} belongs to {found.body.endpoint_id} and takes no security group of its "
+                    "own: associate the group with the subnet, and set privateEndpointNetworkPolicies there.",
+                    code="NetworkInterfaceOfPrivateEndpoint",
+                )
+            _check_same(connection, found, body)
+            network_id = ResourceId.parse(found.body.subnet_id).parent
+            assert network_id is not None
+            security_groups.associate(connection, call.id.key, network_id.key, group, found.location or "")
+            now = parts.clock.now()
+            resources.put(connection, call.id, found.body, now=now, tags=body.tags, if_match=call.if_match)
+            return enqueue_networks(parts, connection, [network_id.key])
+
+        keys = await parts.database.write(write)
+        return await answer(
+            parts,
+            call,
+            keys,
+            status=200,
+            show=lambda connection: show(connection, resources.require(connection, call.id, NetworkInterface)),
         )
+
+    async def effective_groups(call: Call) -> Reply:
+        """What the fabric was given for this interface (``az network nic list-effective-nsg``)."""
+
+        def read(connection: Connection) -> list[dict[str, Any]]:
+            found = resources.require(connection, call.id, NetworkInterface)
+            return effective_security_groups(connection, found, parts.settings.public_range)
+
+        return Reply(200, {"value": await parts.database.read(read)})
 
     async def delete(call: Call) -> Reply:
         found = await parts.database.read(lambda connection: resources.get(connection, call.id, NetworkInterface))
@@ -99,6 +226,12 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     return (
         Route("GET", f"{base}/{{interface}}", f"{action}/read", get),
         Route("PUT", f"{base}/{{interface}}", f"{action}/write", put),
+        Route(
+            "POST",
+            f"{base}/{{interface}}/effectiveNetworkSecurityGroups",
+            f"{action}/effectiveNetworkSecurityGroups/action",
+            effective_groups,
+        ),
         Route("DELETE", f"{base}/{{interface}}", f"{action}/delete", delete),
         Route("GET", base, f"{action}/read", every),
         Route("GET", f"{scope}/providers/Microsoft.Network/networkInterfaces", f"{action}/read", every),

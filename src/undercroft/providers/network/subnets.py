@@ -23,10 +23,11 @@ from undercroft.providers.collaborators import (
     reading,
     refuse_if_given,
 )
-from undercroft.vnet import allocations, networks, reach
+from undercroft.providers.network.security_groups import GroupReference, reference, require_join
+from undercroft.vnet import allocations, networks, reach, security_groups
 from undercroft.vnet.networks import SUBNET_TYPE, Subnet, VirtualNetwork
 
-__all__ = ["SubnetBody", "check_unused", "remove", "routes", "show", "store", "wanted_prefix"]
+__all__ = ["SubnetBody", "check_unused", "remove", "routes", "show", "store", "wanted_group", "wanted_prefix"]
 
 _POLICIES = ("Enabled", "Disabled", "NetworkSecurityGroupEnabled", "RouteTableEnabled")
 
@@ -39,7 +40,7 @@ class SubnetProperties(Echo, frozen=True):
     default_outbound_access: bool | None = None
     """Kept by nobody: no driver of the fabric has egress yet, so there is nothing to switch."""
     delegations: tuple[Any, ...] | None = None
-    network_security_group: Any = None
+    network_security_group: GroupReference | None = None
     route_table: Any = None
     nat_gateway: Any = None
     service_endpoints: tuple[Any, ...] | None = None
@@ -67,7 +68,6 @@ def wanted_prefix(name: str, properties: SubnetProperties) -> str:
         f"subnet '{name}'",
         "the fabric has no such part yet.",
         delegations=properties.delegations,
-        network_security_group=properties.network_security_group,
         route_table=properties.route_table,
         nat_gateway=properties.nat_gateway,
         service_endpoints=properties.service_endpoints,
@@ -103,7 +103,18 @@ def store(
         body.private_endpoint_network_policies or old.private_endpoint_network_policies,
         body.private_link_service_network_policies or old.private_link_service_network_policies,
     )
-    return resources.put(connection, subnet_id, value, now=parts.clock.now())
+    created = resources.put(connection, subnet_id, value, now=parts.clock.now())
+    network_id = subnet_id.parent
+    assert network_id is not None
+    region = resources.require(connection, network_id, VirtualNetwork).location
+    # As in Azure a PUT says everything: one without a group takes it away.
+    group = wanted_group(body)
+    security_groups.associate(connection, subnet_id.key, network_id.key, group, region or "")
+    return created
+
+
+def wanted_group(body: SubnetProperties) -> ResourceId | None:
+    return reference(body.network_security_group, "properties.networkSecurityGroup.id")
 
 
 def check_unused(connection: Connection, subnet_id: ResourceId, what: str) -> None:
@@ -125,6 +136,9 @@ def show(connection: Connection, subnet: Resource[Subnet]) -> dict[str, Any]:
         "privateEndpointNetworkPolicies": subnet.body.private_endpoint_network_policies,
         "privateLinkServiceNetworkPolicies": subnet.body.private_link_service_network_policies,
     }
+    group = security_groups.of_member(connection, subnet.key)
+    if group is not None:
+        properties["networkSecurityGroup"] = {"id": group.id}
     endpoints = [owner for owner in owners if "/privateendpoints/" in owner]
     if endpoints:
         properties["privateEndpoints"] = [{"id": owner} for owner in endpoints]
@@ -146,6 +160,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def put(call: Call) -> Reply:
         body = parse(call.body, SubnetBody)
         prefix = wanted_prefix(call.id.name, body.properties)
+        await require_join(parts, call, wanted_group(body.properties))
 
         def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:
             network_id = call.id.parent

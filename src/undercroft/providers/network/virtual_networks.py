@@ -25,6 +25,7 @@ from undercroft.providers.collaborators import (
 )
 from undercroft.providers.network import subnets as subnet_resources
 from undercroft.providers.network import virtual_network_peerings as peering_resources
+from undercroft.providers.network.security_groups import require_join
 from undercroft.providers.network.subnets import SubnetBody
 from undercroft.providers.network.virtual_network_peerings import PEER, PeeringBody
 from undercroft.vnet import allocations, networks, peerings, reach, sites, zones
@@ -202,6 +203,9 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         checked = networks.check_subnets(
             {name: subnet_resources.wanted_prefix(name, one.properties) for name, one in wanted.items()}, space
         )
+
+        for one in wanted.values():
+            await require_join(parts, call, subnet_resources.wanted_group(one.properties))
 
         def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:
             before = resources.get(connection, call.id, VirtualNetwork)

@@ -10,7 +10,7 @@ from undercroft.errors import Conflict
 
 __all__ = ["HEAD", "migrate"]
 
-HEAD = "0005"
+HEAD = "0006"
 
 
 def migrate(engine: Engine) -> None:
