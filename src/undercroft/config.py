@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +13,40 @@ import msgspec
 from undercroft.errors import InvalidInput
 from undercroft.names import NameSuffixes
 
-__all__ = ["Home", "Settings"]
+__all__ = ["Home", "HostInterface", "Settings"]
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class HostInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[host]``: the interface of this machine on which the host driver puts its one network (DESIGN section 7)."""
+
+    interface: str = ""
+    address: str = ""
+    """On that interface: where the name server, login and management answer."""
+    probe_seconds: Positive = 4
+    """How long neighbours are asked for an address before it is used (RFC 5227)."""
+    azure_names: bool = False
+    """Whether Azure's own names may be used on a real network, where they hide Azure's (DESIGN section 6, rule 8)."""
+
+    def __post_init__(self) -> None:
+        if self.interface and not self.address:
+            raise ValueError(
+                "host.address is missing: the address on the interface where the name server and login answer"
+            )
+        try:
+            if self.address:
+                IPv4Address(self.address)
+        except AddressValueError as error:
+            raise ValueError(f"host.address: {error}") from error
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``docs/settings.md`` says the same for users; a test compares the two."""
 
     suffixes: NameSuffixes = NameSuffixes()
+    host: HostInterface = HostInterface()
     public_range: str = "203.0.113.0/24"
     """The addresses that stand for the public side in every VNet (DESIGN section 7; TEST-NET-3, RFC 5737)."""
     vault_credentials_hours: Positive = 48
@@ -40,12 +64,23 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_fallback: bool = True
     reconcile_seconds: Positive = 30
 
+    @property
+    def host_address(self) -> IPv4Address | None:
+        """Where the service itself answers on an interface of this machine; None where networks have namespaces."""
+        return IPv4Address(self.host.address) if self.host.interface else None
+
     def __post_init__(self) -> None:
         try:
             if IPv4Network(self.public_range).num_addresses < 32:
                 raise ValueError(f"{self.public_range} has fewer than 32 addresses")
         except ValueError as error:
             raise ValueError(f"public_range: {error}") from error
+        azures = self.suffixes.of_azure
+        if self.host.interface and azures and not self.host.azure_names:
+            raise ValueError(
+                f"host.interface: on a real network {' and '.join(azures)} would hide Azure's own names from whoever asks our "
+                "name server. Set suffixes.backup and suffixes.storage to names of your own, or host.azure_names = true"
+            )
 
 
 @dataclass(frozen=True, slots=True)

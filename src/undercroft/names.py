@@ -156,6 +156,13 @@ def new_vault_id() -> int:
     return secrets.randbelow(2**63 - 10**15) + 10**15
 
 
+_AZURES = (
+    *("windowsazure.com", "windowsazure.us", "windowsazure.cn", "windows.net", "azure.com", "azure.net", "azure.us"),
+    *("azure.cn", "usgovcloudapi.net", "chinacloudapi.cn", "microsoftonline.com", "microsoft.com"),
+)
+"""Domains of Azure's public clouds."""
+
+
 class NameSuffixes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The deployment's DNS suffixes (DESIGN section 6, rule 8); the defaults are Azure's own."""
 
@@ -212,6 +219,12 @@ class NameSuffixes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if partition is None:
             return f"{account}.privatelink.{service}.{self.storage}"
         return f"{account}.{partition}.privatelink.{service}.{self.partitioned}"
+
+    @property
+    def of_azure(self) -> tuple[str, ...]:
+        """Those of the three that are Azure's own names, or below them."""
+        given = self.backup, self.storage, self.deployment
+        return tuple(one for one in given if any(f".{one.lower()}".endswith(f".{azure}") for azure in _AZURES))
 
     @property
     def login(self) -> str:

@@ -203,12 +203,7 @@ class Node:
         if request.verb == "status":
             return await self._status()
         if request.verb == "reconcile":
-            drifts = await self._provisioner.converge_all()
-            networks = await self._fabric.networks()
-            return {
-                "networks": len(networks),
-                "drift": [{"network": drift.network, "what": drift.what} for drift in drifts if not drift.created],
-            }
+            return (await self._provisioner.reconcile()).shown()
         raise InvalidInput(f"The control socket does not know '{request.verb}'.", target="verb")
 
     async def _status(self) -> dict[str, Any]:
@@ -237,6 +232,8 @@ class Node:
             "processes": pids,
             "counts": counts,
             "problems": problems,
+            "lastReconcile": None if self._provisioner.last is None else self._provisioner.last.shown(),
+            "mended": self._provisioner.history.shown(),
         }
 
     async def _execute(self, request: Request, descriptors: tuple[int, ...]) -> int:

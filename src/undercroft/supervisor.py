@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from undercroft.config import Home
+from undercroft.config import Home, HostInterface
 from undercroft.errors import Conflict, LocalProblem, Unavailable
 from undercroft.fabric.running import running_fabric
 
@@ -37,6 +37,8 @@ _ORDER = ("fabric", "dns", "node")
 """In which they are started; they are stopped in the opposite one."""
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _LAST_CAPABILITY = 63
 _RESTARTS = 5
@@ -69,10 +71,12 @@ class _Launched:
 class Supervisor:
     """One per home. ``start`` returns when the node is ready; ``wait`` until it should end; ``stop`` ends everything."""
 
-    def __init__(self, home: Home, port: int, driver: str) -> None:
+    def __init__(self, home: Home, port: int, driver: str, host: HostInterface | None = None) -> None:
+        """``host``: what the host driver needs to know; others do not look at it."""
         self._home = home
         self._port = port
         self._driver = driver
+        self._host = host or HostInterface()
         self._lock: IO[str] | None = None
         self._children: dict[str, _Child] = {}
         self._deaths: list[float] = []
@@ -160,7 +164,12 @@ class Supervisor:
     def _command(self, name: str) -> list[str]:
         home = self._home
         if name == "fabric":
-            return ["--socket", str(home.fabric_socket), "--vms", str(home.vms), "--driver", self._driver]
+            host = self._host
+            command = ["--socket", str(home.fabric_socket), "--vms", str(home.vms), "--driver", self._driver]
+            if self._driver == "host":
+                command += ["--interface", host.interface, "--address", host.address]
+                command += ["--probe-seconds", str(host.probe_seconds)]
+            return command
         if name == "dns":
             return ["--home", str(home.root)]
         return ["--home", str(home.root), "--port", str(self._port)]
@@ -296,12 +305,14 @@ def _give_up_privilege(parent: int) -> None:
     """In the child, before exec: end with the parent, and never hold a capability, whoever started us.
 
     As root it keeps the user id (it owns the home) and loses every capability: the bounding set is emptied, so
-    exec grants none (capabilities(7)), and no_new_privs shuts set-uid programs out.
+    exec grants none (capabilities(7)), and no_new_privs shuts set-uid programs out. An ordinary user who was given capabilities
+    (the host driver needs some) keeps them for the fabric: as ambient ones the others would inherit them.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     if os.geteuid() == 0:
         for capability in range(_LAST_CAPABILITY + 1):
             libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)

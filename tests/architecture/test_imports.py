@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # + LEAVES for each
 # Of these packages only the named modules may be imported by those from whom the package itself is kept away.
 ONLY_MODULES: dict[tuple[str, str], set[str]] = {
     ("supervisor", "fabric"): {"client", "running"},
-    ("cli", "fabric"): {"client", "probe", "running", "specification"},
+    ("cli", "fabric"): {"capabilities", "client", "interface", "probe", "running", "specification"},
     ("cli", "dns"): {"requirements", "exports", "observations", "comparison"},
 }
 # The composition root builds everything but those who use it from outside.

@@ -12,7 +12,7 @@ from cyclopts import App
 
 from tests.checkout import CHECKOUT
 from undercroft.cli.main import application
-from undercroft.config import Home, Settings
+from undercroft.config import Home, HostInterface, Settings
 from undercroft.errors import InvalidInput
 from undercroft.names import NameSuffixes
 
@@ -78,14 +78,30 @@ def test_the_help_says_what_every_flag_is(name: str) -> None:
             assert argument.parameter.help or in_docstring, argument.name
 
 
-@pytest.mark.parametrize(("kind", "struct"), [("Settings", Settings), ("suffixes", NameSuffixes)])
+@pytest.mark.parametrize(
+    ("kind", "struct"), [("Settings", Settings), ("suffixes", NameSuffixes), ("host", HostInterface)]
+)
 def test_every_setting_is_documented_with_its_default(kind: str, struct: type[msgspec.Struct]) -> None:
     for field in msgspec.structs.fields(struct):
-        if field.name == "suffixes":
-            assert "[suffixes]" in SETTINGS
+        if field.name in ("suffixes", "host"):
+            assert f"[{field.name}]" in SETTINGS
             continue
         value = msgspec.json.encode(field.default).decode()
         assert f"| `{field.name}` | `{value}` |" in SETTINGS, f"{kind}: {field.name} = {value}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[suffixes]\nbackup = 'backup.example.org'\nstorage = 'notwindows.net'\n",
+        "[host]\nazure_names = true\n",
+    ],
+)
+def test_names_on_a_real_network(text: str, tmp_path: Path) -> None:
+    """Own suffixes, or Azure's when that is said."""
+    host = text if "[host]" in text else text + "[host]\n"
+    (tmp_path / "undercroft.toml").write_text(host + "interface = 'eth1'\naddress = '10.0.0.1'", "utf-8")
+    assert Home(tmp_path).settings().host.interface == "eth1"
 
 
 def test_every_setting_has_an_effect() -> None:
@@ -111,6 +127,15 @@ def test_the_sample_is_read(tmp_path: Path) -> None:
         ("public_range = '203.0.113.0/30'", "public_range"),
         ("[suffixes]\nbackups = 'x'", "backups"),
         ("record_ttl = \n", "line 1"),
+        ("[host]\ninterface = 'eth1'", "host.address is missing"),
+        ("[host]\naddress = 'eth1'", "host.address"),
+        ("[host]\nprobe_seconds = 0", "probe_seconds"),
+        ("[host]\ninterface = 'eth1'\naddress = '10.0.0.1'", "backup.windowsazure.com and core.windows.net"),
+        (
+            "[suffixes]\nbackup = 'b.example.org'\nstorage = 'a.Blob.Core.Windows.net'\n"
+            "[host]\ninterface = 'eth1'\naddress = '10.0.0.1'",
+            "azure_names",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named(text: str, named: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -156,8 +157,11 @@ async def test_a_new_node_takes_over_what_is_served_without_a_pause(path: Path) 
     assert second.networks == {"net"}
     here, _ = sockets()
     with here, _:
-        assert second.serves("net", like=here)
-    assert not second.serves("other", like=here)
+        cookie = int.from_bytes(here.getsockopt(socket.SOL_SOCKET, 71, 8), "little")  # SO_NETNS_COOKIE
+        assert second.serves("net", cookie)
+        assert not second.serves("net", cookie + 1) and not second.serves("net", 0)
+    assert not second.serves("other", cookie)
+    assert not second.deaf("net") and not second.deaf("other")
     await second.publish_zone(change(record("a", "10.0.0.2"), whole=True))
     assert await ask(port) == "10.0.0.2"
     await second.stop("net")

@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from tests.checkout import CHECKOUT
 from tests.fabric.machine import PATHS, PYTHON, drivers, network
-from undercroft.errors import CapabilityMissing, InvalidParameter
+from undercroft.errors import CapabilityMissing, InvalidInput, InvalidParameter, LocalProblem
 from undercroft.fabric import nftables
+from undercroft.fabric.capabilities import ABILITIES, DRIVERS, capabilities_of, differences
 from undercroft.fabric.driver import NamespaceDriver
-from undercroft.fabric.probe import choose_driver, describe, try_driver
+from undercroft.fabric.interface import InterfaceOptions
+from undercroft.fabric.probe import choose_driver, describe, survey, try_driver
 from undercroft.fabric.specification import PacketFilter
 
 pytestmark = pytest.mark.rootless
@@ -114,8 +118,55 @@ def test_security_groups_without_the_library_are_refused_by_name(
 
 
 def test_unknown_driver() -> None:
-    with pytest.raises(InvalidParameter, match="auto, netns, rootless, loopback"):
+    with pytest.raises(InvalidParameter, match="auto, netns, rootless, host, loopback"):
         choose_driver("docker")
+
+
+def test_the_differences_between_drivers_are_those_documented() -> None:
+    """docs/drivers.md says what tests of two drivers may differ in; the code decides by the same table."""
+    text = (CHECKOUT / "docs" / "drivers.md").read_text("utf-8")
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
+    ]
+    assert head == ["ability", *DRIVERS]
+    documented = {row[0]: dict(zip(DRIVERS, row[1:], strict=True)) for row in [_, *rows]}
+    assert list(documented) == list(ABILITIES)
+    for driver in DRIVERS:
+        missing = dict(capabilities_of(driver).missing)
+        assert {name: "no" if name in missing else "yes" for name in ABILITIES} == {
+            name: row[driver] for name, row in documented.items()
+        }, driver
+        assert all(missing.values()), "each with its reason"
+    assert differences("netns", "rootless") == {"foreign owners"}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_is_said_is_what_is_there(driver: str) -> None:
+    """Every field of the capabilities that is an ability agrees with the list of what is missing."""
+    found = capabilities_of(driver)
+    for name in ABILITIES:
+        assert getattr(found, name.replace(" ", "_")) is (name not in dict(found.missing)), name
+
+
+def test_every_driver_is_described() -> None:
+    chosen = choose_driver()
+    description = describe(chosen, survey(chosen))
+    assert tuple(description["drivers"]) == DRIVERS
+    assert description["drivers"][chosen.driver]["works"]
+    host = description["drivers"]["host"]
+    assert not host["works"] and "host.interface" in host["why"]
+    assert description["missing"]["driver host"] == host["why"]
+
+
+def test_an_interface_in_the_settings_means_the_host_driver() -> None:
+    """And nothing that would leave it out; here it does not exist, and the others are not taken instead."""
+    interface = InterfaceOptions("no-such0", IPv4Address("192.0.2.1"), 1)
+    with pytest.raises(LocalProblem, match="no interface 'no-such0'"):
+        choose_driver("auto", interface)
+    with pytest.raises(InvalidInput, match="no-such0"):
+        choose_driver("rootless", interface)
+    with pytest.raises(LocalProblem, match=r"host\.interface"):
+        choose_driver("host")
 
 
 def test_probing_leaves_nothing() -> None:

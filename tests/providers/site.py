@@ -41,12 +41,12 @@ class Follower:
     """Whether the fabric cannot filter packets."""
     specifications: dict[str, NetworkSpecification] = field(default_factory=dict)
 
-    def require_networks(self) -> None:
-        """It can."""
-
-    def require_security_groups(self) -> None:
-        if self.unfiltered:
+    def require(self, *abilities: str) -> None:
+        if self.unfiltered and "security groups" in abilities:
             raise CapabilityMissing("There are no security groups here: a test said so.")
+
+    def require_network(self, connection: object, key: str, prefixes: object) -> None:
+        """Any."""
 
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
         if self.away:

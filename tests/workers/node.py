@@ -130,6 +130,9 @@ class FailingFabric:
         self._pass()
         return await self._inner.networks()
 
+    async def cookies(self) -> dict[str, int]:
+        return await self._inner.cookies()
+
     async def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
         self._pass()
         return await self._inner.listen(network, address, port, transport)

@@ -1,4 +1,4 @@
-"""Commands about this machine: up, down, status, reconcile, rebuild, fabric probe."""
+"""Commands about this machine: up, down, status, reconcile, rebuild."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def up(
     detach
         Go on in the background once everything is ready.
     driver
-        How networks are made: netns (root), rootless (an unprivileged user namespace), loopback (a simulation), or auto.
+        How networks are made: netns (root), rootless (an unprivileged user namespace), host (a real interface, see
+        docs/drivers.md), loopback (a simulation), or auto.
     """
     place = home_of(home)
     if not 0 <= port <= 65535:
@@ -137,20 +138,48 @@ def status(
     print(f"running: {answer['resourceManager']} (fabric: {answer['fabric']}, process {answer['pid']})")
     for name, value in answer["counts"].items():
         print(f"  {name}: {value}")
+    if answer["fabric"] == "loopback":
+        print("  *** SIMULATION: no network is built; 'undercroft fabric probe' says why ***")
+    last = answer["lastReconcile"]
+    if last is not None:
+        print(f"  last reconcile: {last['at'][:19]}Z, {last['seconds']:.2f} s, {_networks(last['networks'])}")
+    for one in answer["mended"]:
+        print(f"  mended {one['at'][:19]}Z: {_short(one['network'])}: {one['what']}")
+    for one in last["failing"] if last is not None else ():
+        print(f"  failing: {_short(one['network'])}: {one['what']}")
     for problem in answer["problems"]:
         print(f"  problem: {problem}")
     return 0
 
 
-def reconcile(*, home: HomeOption) -> int:
-    """Compare every network with what it should be, mend it now, and say what was different."""
+def reconcile(
+    *, home: HomeOption, as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False
+) -> int:
+    """Compare every network with what it should be, mend it now, and say what was different; 1 if something keeps failing."""
     from undercroft.control.client import Request, ask
 
-    answer = ask(home_of(home).control_socket, Request("reconcile"))
-    for drift in answer["drift"]:
-        print(f"mended: {drift['network']}: {drift['what']}")
-    print(f"{answer['networks']} networks match their state ({len(answer['drift'])} differences mended).")
-    return 0
+    answer: dict[str, Any] = ask(home_of(home).control_socket, Request("reconcile"))
+    failing = answer["failing"]
+    if as_json:
+        print(json.dumps(answer))
+        return 1 if failing else 0
+    for one in answer["mended"]:
+        print(f"mended:  {_short(one['network'])}: {one['what']}")
+    for one in failing:
+        print(f"failing: {_short(one['network'])}: {one['what']}")
+    found = f"{len(answer['mended'])} differences mended, {len(failing)} failing, in {answer['seconds']:.2f} s"
+    print(f"{_networks(answer['networks'])} looked at: {found}.")
+    return 1 if failing else 0
+
+
+def _networks(number: int) -> str:
+    return f"{number} network{'' if number == 1 else 's'}"
+
+
+def _short(key: str) -> str:
+    """``group/name`` of a network, as people call it."""
+    parts = key.split("/")
+    return f"{parts[4]}/{parts[-1]}" if len(parts) > 8 else key
 
 
 def rebuild(*, home: HomeOption) -> int:
@@ -176,53 +205,6 @@ def rebuild(*, home: HomeOption) -> int:
     return 1 if report.problems else 0
 
 
-def probe(
-    *, driver: str = "auto", as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False
-) -> int:
-    """Try what this machine allows, and say what to change for more.
-
-    Parameters
-    ----------
-    driver
-        Try this one only: netns, rootless or loopback; auto tries them in this order.
-    """
-    from undercroft.fabric.probe import choose_driver, describe
-
-    chosen = choose_driver(driver)
-    print(json.dumps(describe(chosen)) if as_json else "\n".join(_probe_lines(describe(chosen))))
-    return 0
-
-
-def _probe_lines(description: dict[str, Any]) -> list[str]:
-    """What the driver can do first, each shortcoming with its reason; then the drivers that are not possible, and why."""
-    missing: dict[str, str] = dict(description["missing"])
-    lines = [f"driver: {description['driver']}"]
-    if description["simulation"]:
-        lines.append("*** a SIMULATION: no network is built, nothing is isolated, and no command runs in a VM ***")
-    for name, meaning in _ABILITIES.items():
-        reason = "" if description["simulation"] else missing.get(name, "")
-        able = "yes" if description[name] else "no "
-        lines.append(f"  {able}  {meaning}" + (f": {reason}" if reason else ""))
-    refused = [why for name, why in missing.items() if name.startswith("driver ")]
-    if refused:
-        lines += ["Not possible here:", *(f"  {why}" for why in refused)]
-    return lines
-
-
-_ABILITIES = {
-    "isolation": "networks are apart from each other and from this machine",
-    "overlapping networks": "networks may have the same address range",
-    "privileged ports": "ports below 1024",
-    "execute": "commands in VMs (vm exec)",
-    "foreign owners": "owners of files are kept, whoever they are",
-    "security groups": "security groups",
-}
-"""What ``fabric probe`` says of each ability, in this order."""
-
-
 def mount(app: App) -> None:
     for command in (up, down, status, reconcile, rebuild):
         app.command(command)
-    fabric = App(name="fabric", help="The networking of this machine.")
-    fabric.command(probe)
-    app.command(fabric)

@@ -9,22 +9,30 @@ import json
 import os
 import signal
 import sys
+from ipaddress import IPv4Address
 from pathlib import Path
 
-from undercroft.config import Home
+from undercroft.config import Home, Settings
 from undercroft.errors import LocalProblem, UndercroftError
+from undercroft.fabric.interface import InterfaceOptions
 from undercroft.fabric.probe import choose_driver
 from undercroft.supervisor import Supervisor
 
-__all__ = ["main", "serve"]
+__all__ = ["interface_of", "main", "serve"]
+
+
+def interface_of(settings: Settings) -> InterfaceOptions | None:
+    """What the host driver would use; None without ``host.interface``."""
+    host = settings.host
+    return InterfaceOptions(host.interface, IPv4Address(host.address), host.probe_seconds) if host.interface else None
 
 
 def serve(place: Home, port: int, driver: str, ready_fd: int | None) -> int:
     """Until a signal ends it. ``ready_fd`` hears a byte when everything is ready."""
-    place.settings()  # a wrong setting is told here, before any process starts
+    settings = place.settings()  # a wrong setting is told here, before any process starts
     place.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    chosen = choose_driver(driver)
-    supervisor = Supervisor(place, port, chosen.driver)
+    chosen = choose_driver(driver, interface_of(settings))
+    supervisor = Supervisor(place, port, chosen.driver, settings.host)
     stop_reader, stop_writer = os.pipe()
     os.set_blocking(stop_writer, False)
     signal.set_wakeup_fd(stop_writer)

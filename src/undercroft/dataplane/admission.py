@@ -98,7 +98,7 @@ def address(door: Door, server_name: str | None, host_header: str | None, hosts:
     if host is None:
         raise Misdirected(f"'{name}' is no host of this deployment.")
     if door.public:
-        if host.service != door.service or host.vault_id is not None:
+        if not door.serves(host.service) or host.vault_id is not None:
             raise Misdirected(f"'{name}' is not served at this public address ({door.service}).")
     elif door.fqdn is None or without_port(door.fqdn) != name:
         raise Misdirected(f"'{name}' is not served at this address, which is the private endpoint's for '{door.fqdn}'.")

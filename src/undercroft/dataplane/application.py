@@ -109,7 +109,7 @@ class Application:
                 exchange.host = admission.address(
                     connection.door, connection.server_name, request.headers.get("Host"), self._hosts
                 )
-                if service in ("login", "management"):
+                if service in ("login", "management", "front"):
                     return await exchange.finish(await self._pass_on(exchange))
                 response = await (self._serve_backup if service == "backup" else self._serve_storage)(exchange)
                 if not await exchange.drain(REFUSED_BODY):  # a body that the call had no use for

@@ -114,7 +114,8 @@ class Listener:
         self._doors = doors
         self._clock = clock
         self._limits = limits
-        self._loops: dict[str, tuple[socket.socket, asyncio.Task[None]]] = {}
+        self._loops: dict[tuple[str, str], tuple[socket.socket, asyncio.Task[None]]] = {}
+        """By network and the address that is listened on (0.0.0.0 in a namespace of the network's own)."""
         self._handshakes: set[asyncio.Task[None]] = set()
         self._connections: set[Connection] = set()
         self._peers: Counter[tuple[Door, str]] = Counter()
@@ -125,23 +126,26 @@ class Listener:
         self._sweeper: asyncio.Task[None] | None = None
 
     async def serve(self, network: str, sock: socket.socket) -> None:
-        """Accept on a listening socket, which is ours from now on; one that the network had before is closed."""
-        await self._stop_accepting(network)
+        """Accept on a listening socket, which is ours from now on; one that the network had before on the same address is closed."""
+        address = str(sock.getsockname()[0])
+        await self.release(network, address)
         sock.setblocking(False)
         task = asyncio.create_task(self._accept(network, sock), name=f"accept {network}")
-        self._loops[network] = (sock, task)
+        self._loops[network, address] = (sock, task)
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep(), name="stalled connections")
 
     async def stop(self, network: str) -> None:
-        """Close the network's listening socket and cut its connections."""
-        await self._stop_accepting(network)
+        """Close the network's listening sockets and cut its connections."""
+        for served, address in list(self._loops):
+            if served == network:
+                await self.release(network, address)
         for connection in [each for each in self._connections if each.door.network == network]:
             connection.cut()
 
     async def close(self) -> None:
-        for network in list(self._loops):
-            await self._stop_accepting(network)
+        for network, address in list(self._loops):
+            await self.release(network, address)
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -161,8 +165,17 @@ class Listener:
 
     # --- accepting -----------------------------------------------------------------------------------------------
 
-    async def _stop_accepting(self, network: str) -> None:
-        found = self._loops.pop(network, None)
+    def deaf(self, network: str) -> frozenset[str]:
+        """The addresses on which the network's socket does not listen any more: somebody shut it (``ss -K`` does)."""
+        return frozenset(
+            address
+            for (served, address), (sock, task) in self._loops.items()
+            if served == network and (task.done() or not _listens(sock))
+        )
+
+    async def release(self, network: str, address: str) -> None:
+        """Close that listening socket; connections go on. Unknown is fine."""
+        found = self._loops.pop((network, address), None)
         if found is not None:
             sock, task = found
             task.cancel()
@@ -267,6 +280,10 @@ class Listener:
                 if connection.waiting_since is not None and connection.waiting_since < oldest:
                     log.info("connection cut", reason="stalled", door=connection.door.path, peer=connection.peer)
                     connection.cut()
+
+
+def _listens(sock: socket.socket) -> bool:
+    return sock.fileno() >= 0 and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _reset(accepted: socket.socket) -> None:

@@ -52,11 +52,19 @@ class DataPlane:
         return await self._application.sessions.finish_interrupted()
 
     async def serve(self, network: str, sock: socket.socket) -> None:
-        """Accept on a listening socket of that network; it is ours from now on."""
+        """Accept on a listening socket of that network; it is ours from now on. One for each address, or one for all."""
         await self._listener.serve(network, sock)
 
+    def deaf(self, network: str) -> frozenset[str]:
+        """The addresses on which the network was listened for and is not any more."""
+        return self._listener.deaf(network)
+
+    async def release(self, network: str, address: str) -> None:
+        """Stop listening on one address; connections go on."""
+        await self._listener.release(network, address)
+
     async def stop(self, network: str) -> None:
-        """Close the network's socket, cut its connections and forget its doors."""
+        """Close the network's sockets, cut its connections and forget its doors."""
         self.doors.remove_network(network)
         await self._listener.stop(network)
 

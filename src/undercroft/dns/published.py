@@ -95,7 +95,7 @@ class Published:
 
     def put_accounts(self, accounts: Mapping[str, AccountNames], *, whole: bool) -> None:
         wanted = dict(accounts) if whole else {**self._accounts, **accounts}
-        wanted = {vault: names for vault, names in wanted.items() if names.addresses}
+        wanted = {vault: names for vault, names in wanted.items() if names.addresses or names.aliases}
         self._republish(lambda: setattr(self, "_accounts", wanted))
 
     def _republish(self, change: Callable[[], None]) -> None:

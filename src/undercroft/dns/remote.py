@@ -113,10 +113,15 @@ class RemoteNames:
             else:
                 close_all(given)
 
-    def serves(self, network: str, like: socket.socket) -> bool:
-        """Whether the sockets that the network is served by are in the namespace of ``like``."""
+    def serves(self, network: str, namespace: int) -> bool:
+        """Whether the sockets that the network is served by are in the namespace with this cookie (0: unknown)."""
         held = self._held.get(network)
-        return held is not None and (cookie := _namespace(like)) is not None and cookie == _namespace(held[0])
+        return held is not None and namespace != 0 and namespace == _namespace(held[0])
+
+    def deaf(self, network: str) -> bool:
+        """Whether the network's TCP socket listens no more: our copy is the same socket as the process's."""
+        held = self._held.get(network)
+        return held is not None and not held[1].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
     async def serve(self, network: str, udp: socket.socket, tcp: socket.socket) -> None:
         """Answer on these; they are ours from now on. While the process is away they are kept for ``resume``."""

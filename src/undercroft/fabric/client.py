@@ -18,6 +18,7 @@ from undercroft.fabric.messages import (
     Apply,
     Call,
     Cancel,
+    Cookies,
     Describe,
     Execute,
     Listen,
@@ -94,6 +95,10 @@ class FabricClient:
     async def networks(self) -> frozenset[str]:
         answer, _ = await self._call(Networks())
         return answer.networks
+
+    async def cookies(self) -> dict[str, int]:
+        answer, _ = await self._call(Cookies())
+        return answer.cookies
 
     async def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
         _, descriptors = await self._call(Listen(network, address, port, transport))

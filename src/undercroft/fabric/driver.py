@@ -1,8 +1,9 @@
-"""Drivers: what builds networks on this machine. One contract, three names.
+"""Drivers: what builds networks on this machine. One contract, four names.
 
 ``netns`` (root) and ``rootless`` are the same code; the second runs after the process has entered a user namespace of its own.
+``host`` puts the addresses of one network on a real interface (``interface``).
 ``loopback`` is for machines whose kernel forbids both: a labelled simulation that builds nothing, so that what
-needs no network still runs and everything else is refused by name. A driver is used from one thread.
+needs no network still runs and everything else is refused by name. A driver is used from one thread, but for one that ``waits``.
 """
 
 from __future__ import annotations
@@ -18,47 +19,21 @@ from typing import NoReturn, Protocol
 
 from undercroft.errors import CapabilityMissing, Conflict, LocalProblem, NotFound
 from undercroft.fabric import occupants
+from undercroft.fabric.capabilities import SIMULATION, capabilities_of
 from undercroft.fabric.network import Network, check
 from undercroft.fabric.occupants import Record
 from undercroft.fabric.specification import Capabilities, Drift, Execution, NetworkSpecification, Transport
 
-__all__ = ["DRIVERS", "Driver", "LoopbackDriver", "NamespaceDriver", "capabilities_of"]
-
-DRIVERS = ("netns", "rootless", "loopback")
-
-_NO_FOREIGN_OWNERS = (
-    "foreign owners",
-    "an unprivileged user namespace holds one user; files of others can be neither read past their mode nor given back. "
-    "Run as root to keep owners",
-)
-_SIMULATION = (
-    "this is the loopback simulation: no network is built. 'undercroft fabric probe' says what this machine lacks"
-)
-
-
-def capabilities_of(driver: str, no_security_groups: str = "") -> Capabilities:
-    """``no_security_groups``: why there can be none (``nftables.why_missing``)."""
-    real, rootless = driver != "loopback", driver == "rootless"
-    if not real:
-        lacking = "networks", "isolation", "overlapping networks", "privileged ports", "execute", "foreign owners"
-        missing = tuple((name, _SIMULATION) for name in (*lacking, "security groups"))
-    else:
-        missing = (("security groups", no_security_groups),) if no_security_groups else ()
-        missing += (_NO_FOREIGN_OWNERS,) if rootless else ()
-    return Capabilities(
-        driver=driver,
-        isolation=real,
-        overlapping_networks=real,
-        privileged_ports=real,
-        execute=real,
-        foreign_owners=real and not rootless,
-        security_groups=real and not no_security_groups,
-        missing=missing,
-    )
+__all__ = ["Driver", "LoopbackDriver", "NamespaceDriver"]
 
 
 class Driver(Protocol):
     """Synchronous; see ``specification.Fabric`` for what each method means."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether ``apply`` and ``remove`` may take seconds: then they are called from a thread of their own, one at a time, and
+        the others meanwhile."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -68,6 +43,8 @@ class Driver(Protocol):
     def remove(self, network: str) -> None: ...
 
     def networks(self) -> frozenset[str]: ...
+
+    def cookies(self) -> dict[str, int]: ...
 
     def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket: ...
 
@@ -79,6 +56,8 @@ class Driver(Protocol):
 
 
 class NamespaceDriver:
+    waits = False
+
     def __init__(self, name: str, vms: Path, record: Path, no_security_groups: str = "") -> None:
         self._capabilities = capabilities_of(name, no_security_groups)
         self._vms = vms
@@ -123,6 +102,9 @@ class NamespaceDriver:
     def networks(self) -> frozenset[str]:
         return frozenset(self._networks)
 
+    def cookies(self) -> dict[str, int]:
+        return {id: network.namespace.netlink.cookie for id, network in self._networks.items()}
+
     def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
         found = self._networks.get(network)
         if found is None:
@@ -155,12 +137,14 @@ class NamespaceDriver:
 class LoopbackDriver:
     """Builds nothing. It exists so that management can be tried where namespaces are forbidden; it says so."""
 
+    waits = False
+
     @property
     def capabilities(self) -> Capabilities:
         return capabilities_of("loopback")
 
     def _refuse(self, what: str) -> NoReturn:
-        raise CapabilityMissing(f"The fabric cannot {what}: {_SIMULATION}.")
+        raise CapabilityMissing(f"The fabric cannot {what}: {SIMULATION}.")
 
     def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
         self._refuse(f"build network {specification.id}")
@@ -170,6 +154,9 @@ class LoopbackDriver:
 
     def networks(self) -> frozenset[str]:
         return frozenset()
+
+    def cookies(self) -> dict[str, int]:
+        return {}
 
     def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
         self._refuse(f"listen in network {network}")

@@ -17,6 +17,7 @@ __all__ = [
     "Apply",
     "Call",
     "Cancel",
+    "Cookies",
     "Describe",
     "Execute",
     "Listen",
@@ -48,6 +49,10 @@ class Networks(msgspec.Struct, frozen=True, tag=True):
     """→ ``Answer.networks``"""
 
 
+class Cookies(msgspec.Struct, frozen=True, tag=True):
+    """→ ``Answer.cookies``"""
+
+
 class Listen(msgspec.Struct, frozen=True, tag=True):
     """→ one descriptor"""
 
@@ -76,7 +81,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """End every VM, drop every network, answer, exit."""
 
 
-Call = Describe | Apply | Remove | Networks | Listen | Execute | Cancel | Stop
+Call = Describe | Apply | Remove | Networks | Cookies | Listen | Execute | Cancel | Stop
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -90,6 +95,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     capabilities: Capabilities | None = None
     drifts: tuple[Drift, ...] = ()
     networks: frozenset[str] = frozenset()
+    cookies: dict[str, int] = {}
     status: int = 0
 
 

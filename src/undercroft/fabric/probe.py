@@ -1,8 +1,9 @@
 """Tries what this machine allows, instead of guessing from versions and settings.
 
 A forked child does once what the driver will do (user namespace, uid map, network namespace, a link, port 53, a mount) and says
-through a pipe where it stopped; what it made goes with it. ``choose_driver`` takes the best that works: netns for root, then rootless,
-then the loopback simulation. Must be called from a process without other threads (it forks).
+through a pipe where it stopped; what it made goes with it. On a real interface nothing is tried that changes anything.
+``choose_driver`` takes the host driver where an interface is set, else the best that works: netns for root, then rootless, then the
+loopback simulation. Must be called from a process without other threads (it forks).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from undercroft.errors import InvalidParameter, LocalProblem
-from undercroft.fabric.driver import DRIVERS, capabilities_of
+from undercroft.errors import InvalidInput, InvalidParameter, LocalProblem, UndercroftError
+from undercroft.fabric.capabilities import ABILITIES, DRIVERS, capabilities_of
+from undercroft.fabric.interface import Interface, InterfaceOptions, interfaces, require
 from undercroft.fabric.namespace import (
     CLONE_NEWNET,
     CLONE_NEWNS,
@@ -29,7 +31,10 @@ from undercroft.fabric.namespace import (
 from undercroft.fabric.nftables import why_missing
 from undercroft.fabric.rtnetlink import LOOPBACK, Netlink, add_pair, set_link
 
-__all__ = ["Choice", "Finding", "choose_driver", "describe", "try_driver"]
+__all__ = ["Choice", "Finding", "choose_driver", "describe", "survey", "try_driver"]
+
+_AUTOMATIC = ("netns", "rootless", "loopback")
+"""Without an interface in the settings: nobody's real network is touched unasked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +78,12 @@ _ADVICE = {
 }
 
 
-def try_driver(driver: str) -> Finding:
+def try_driver(driver: str, interface: InterfaceOptions | None = None) -> Finding:
+    """``interface``: what the host driver would use."""
     if driver == "loopback":
         return Finding(driver)
+    if driver == "host":
+        return _try_interface(interface)
     if driver == "netns" and os.geteuid() != 0:
         return Finding(driver, "privilege", "this is not root", "Run as root, or use the rootless driver.")
     reader, writer = os.pipe()
@@ -99,6 +107,19 @@ def try_driver(driver: str) -> Finding:
         return Finding(driver)
     advice = _ADVICE.get((step, code)) or (_FORBIDDEN if code in (errno.EPERM, errno.EACCES, errno.ENOSYS) else "")
     return Finding(driver, step, reason, advice)
+
+
+def _try_interface(options: InterfaceOptions | None) -> Finding:
+    if options is None:
+        advice = "Set host.interface and host.address in undercroft.toml; docs/drivers.md says how."
+        return Finding("host", "settings", "no interface is chosen", advice)
+    try:
+        require(options)
+    except UndercroftError as error:
+        return Finding("host", f"interface {options.name}", error.message.rstrip("."))
+    except OSError as error:
+        return Finding("host", f"interface {options.name}", error.strerror or str(error))
+    return Finding("host")
 
 
 def _trial(driver: str) -> tuple[str | None, int, str]:
@@ -157,11 +178,22 @@ def _try_mount() -> None:
     bind_mount(target, target)
 
 
-def choose_driver(driver: str = "auto") -> Choice:
-    """The named driver if it works here (else ``LocalProblem`` saying what to change), or for ``auto`` the best one."""
+def choose_driver(driver: str = "auto", interface: InterfaceOptions | None = None) -> Choice:
+    """The named driver if it works here (else ``LocalProblem`` saying what to change), or for ``auto`` the best one.
+
+    ``interface`` is what the settings say: then ``auto`` is the host driver, and no other may be named.
+    """
+    if interface is not None:
+        if driver not in ("auto", "host"):
+            raise InvalidInput(
+                f"undercroft.toml puts the network on the interface {interface.name}, and the driver {driver} would not. "
+                "Take host.interface out, or leave --driver out.",
+                target="driver",
+            )
+        driver = "host"
     if driver == "auto":
         findings = []
-        for candidate in DRIVERS:
+        for candidate in _AUTOMATIC:
             findings.append(try_driver(candidate))
             if findings[-1].works:
                 break
@@ -170,25 +202,41 @@ def choose_driver(driver: str = "auto") -> Choice:
         raise InvalidParameter(
             f"There is no driver '{driver}'; choose one of auto, {', '.join(DRIVERS)}.", target="driver"
         )
-    finding = try_driver(driver)
+    finding = try_driver(driver, interface)
     if not finding.works:
         raise LocalProblem(f"The driver {finding}", code="DriverNotPossible")
     return Choice(driver, (finding,))
 
 
-def describe(choice: Choice) -> dict[str, Any]:
-    """For ``fabric probe``: what the chosen driver can do; ``missing`` says what is not possible, why, and what to change."""
-    real = choice.driver != "loopback"
-    found = capabilities_of(choice.driver, why_missing(rootless=choice.driver == "rootless") if real else "")
-    missing = {f"driver {finding.driver}": str(finding) for finding in choice.findings if not finding.works}
+def survey(chosen: Choice, interface: InterfaceOptions | None = None) -> tuple[Finding, ...]:
+    """Every driver, tried; what the choice has tried already is not tried again."""
+    known = {finding.driver: finding for finding in chosen.findings}
+    return tuple(known.get(driver) or try_driver(driver, interface) for driver in DRIVERS)
+
+
+def describe(choice: Choice, findings: tuple[Finding, ...] = ()) -> dict[str, Any]:
+    """For ``fabric probe``: what the chosen driver can do; ``missing`` says what is not possible, why, and what to change;
+    ``drivers`` the same of every driver in ``findings``; ``interfaces`` where the host driver could put its network."""
+    missing = {f"driver {finding.driver}": str(finding) for finding in findings or choice.findings if not finding.works}
+    described = _abilities(choice.driver)
     return {
-        "driver": found.driver,
-        "simulation": found.driver == "loopback",
-        "isolation": found.isolation,
-        "overlapping networks": found.overlapping_networks,
-        "privileged ports": found.privileged_ports,
-        "execute": found.execute,
-        "foreign owners": found.foreign_owners,
-        "security groups": found.security_groups,
-        "missing": missing | dict(found.missing),
+        "driver": choice.driver,
+        "simulation": choice.driver == "loopback",
+        **described["abilities"],
+        "missing": missing | described["missing"],
+        "drivers": {
+            one.driver: {"works": one.works, "why": "" if one.works else str(one), **_abilities(one.driver)}
+            for one in findings
+        },
+        "interfaces": [_interface(one) for one in interfaces()],
     }
+
+
+def _abilities(driver: str) -> dict[str, Any]:
+    no_groups = why_missing(rootless=driver == "rootless") if driver in ("netns", "rootless") else ""
+    missing = dict(capabilities_of(driver, no_groups).missing)
+    return {"abilities": {name: name not in missing for name in ABILITIES}, "missing": missing}
+
+
+def _interface(one: Interface) -> dict[str, Any]:
+    return {"name": one.name, "up": one.up, "networks": [str(prefix) for prefix in one.on_link]}

@@ -11,6 +11,8 @@ Guaranteed:
   processes of VMs do not inherit it.
 - **After a kill** of this process the kernel keeps the VMs' processes; the next start ends them before it serves anybody
   (``occupants`` says how they are found, and which are not).
+- **Addresses on a real interface** (host driver) that a killed process left are taken over by the next one, or taken away
+  (``interface``).
 - **Orphans** of VMs become children of this process (it is their subreaper) and are reaped.
 
 Peers must run as this user or as root; the socket's mode is 0600 besides.
@@ -28,6 +30,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +41,12 @@ from undercroft.capacity import raise_descriptor_limit
 from undercroft.channel import Channel, Failure, peer, reachable
 from undercroft.errors import InvalidInput, LocalProblem, UndercroftError
 from undercroft.fabric.driver import Driver, LoopbackDriver, NamespaceDriver
+from undercroft.fabric.interface import InterfaceDriver, InterfaceOptions, take_away
 from undercroft.fabric.messages import (
     Answer,
     Apply,
     Cancel,
+    Cookies,
     Describe,
     Execute,
     Listen,
@@ -55,7 +60,7 @@ from undercroft.fabric.messages import (
 from undercroft.fabric.namespace import enter_user_namespace
 from undercroft.fabric.nftables import why_missing
 from undercroft.fabric.occupants import end_survivors
-from undercroft.fabric.specification import Execution
+from undercroft.fabric.specification import Drift, Execution
 
 __all__ = ["clear", "run"]
 
@@ -86,12 +91,8 @@ class _Client:
             return
         try:
             self._carry_out(request, descriptors)
-        except UndercroftError as error:
-            self.answer(Answer(request.id, Failure.of(error)))
         except Exception as error:  # the outermost layer: one failed call must not end everybody's networks
-            traceback.print_exc()
-            problem = LocalProblem(f"The fabric failed at {type(request.call).__name__}: {error}.")
-            self.answer(Answer(request.id, Failure.of(problem)))
+            self.answer(Answer(request.id, _failure(request, error)))
         finally:
             _close(descriptors)
 
@@ -101,12 +102,13 @@ class _Client:
             case Describe():
                 self.answer(Answer(request.id, capabilities=driver.capabilities))
             case Apply(network):
-                self.answer(Answer(request.id, drifts=driver.apply(network)))
+                self._carry_out_change(request, lambda: driver.apply(network))
             case Remove(name):
-                driver.remove(name)
-                self.answer(Answer(request.id))
+                self._carry_out_change(request, lambda: driver.remove(name))
             case Networks():
                 self.answer(Answer(request.id, networks=driver.networks()))
+            case Cookies():
+                self.answer(Answer(request.id, cookies=driver.cookies()))
             case Listen(name, address, port, transport):
                 made = driver.listen(name, address, port, transport)
                 self.channel.send(encode(Answer(request.id)), [made.detach()])
@@ -119,6 +121,20 @@ class _Client:
                 self._server.end()
                 self.answer(Answer(request.id))
                 self._server.finished.set()
+
+    def _carry_out_change(self, request: Request, change: Callable[[], tuple[Drift, ...] | None]) -> None:
+        """Here and now; or, if the driver may wait, in its thread, and answered when it is done."""
+        if self._server.changes is None:
+            self.answer(Answer(request.id, drifts=change() or ()))
+            return
+        work = asyncio.get_running_loop().run_in_executor(self._server.changes, change)
+        work.add_done_callback(lambda done: self._changed(request, done))
+
+    def _changed(self, request: Request, done: asyncio.Future[tuple[Drift, ...] | None]) -> None:
+        try:
+            self.answer(Answer(request.id, drifts=done.result() or ()))
+        except Exception as error:
+            self.answer(Answer(request.id, _failure(request, error)))
 
     def _execute(self, id: int, call: Execute, descriptors: list[int]) -> None:
         if len(descriptors) != 3:
@@ -134,9 +150,18 @@ class _Client:
         self.channel.send(encode(answer))
 
 
+def _failure(request: Request, error: Exception) -> Failure:
+    if isinstance(error, UndercroftError):
+        return Failure.of(error)
+    traceback.print_exception(error)
+    return Failure.of(LocalProblem(f"The fabric failed at {type(request.call).__name__}: {error}."))
+
+
 class _Server:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
+        self.changes = ThreadPoolExecutor(1) if driver.waits else None
+        """Where changes are made, one after the other, if they may take long."""
         self.running: dict[int, _Running] = {}
         self.finished = asyncio.Event()
         self._clients: set[_Client] = set()
@@ -180,6 +205,8 @@ class _Server:
                 running.client.answer(Answer(running.request, status=code if code >= 0 else 128 - code))
 
     def end(self) -> None:
+        if self.changes is not None:
+            self.changes.shutdown(cancel_futures=True)
         self.driver.close()
         self.reap()
 
@@ -200,8 +227,11 @@ def _close(descriptors: list[int]) -> None:
         os.close(descriptors.pop())
 
 
-def run(path: Path, vms: Path, driver: str, ready: Callable[[], None]) -> None:
-    """Serve until told to stop. ``ready`` is called once the socket accepts. Must be called before any thread exists."""
+def run(
+    path: Path, vms: Path, driver: str, ready: Callable[[], None], interface: InterfaceOptions | None = None
+) -> None:
+    """Serve until told to stop. ``ready`` is called once the socket accepts. ``interface``: for the host driver. Must be called
+    before any thread exists."""
     with ExitStack() as undo:
         _lock(path, undo)
         record = _record(path)
@@ -210,7 +240,11 @@ def run(path: Path, vms: Path, driver: str, ready: Callable[[], None]) -> None:
         ended = end_survivors(record)
         if ended:
             print(f"fabric: ended {ended} processes of the last run's VMs.", file=sys.stderr)
-        chosen = _prepare(driver, vms, record)
+        if interface is None:
+            _take_away(path)
+            chosen = _prepare(driver, vms, record)
+        else:
+            chosen = InterfaceDriver(interface, _addresses(path))
         undo.callback(record.unlink, missing_ok=True)
         listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
         path.unlink(missing_ok=True)
@@ -230,8 +264,19 @@ def clear(path: Path) -> int:
     with ExitStack() as undo:
         _lock(path, undo)
         ended = end_survivors(_record(path))
+        _take_away(path)
         path.unlink(missing_ok=True)
     return ended
+
+
+def _take_away(path: Path) -> None:
+    removed = take_away(_addresses(path))
+    if removed:
+        print(f"fabric: removed {removed} addresses that the last run left on its interface.", file=sys.stderr)
+
+
+def _addresses(path: Path) -> Path:
+    return path.with_name(path.name + ".addresses")
 
 
 def _record(path: Path) -> Path:

@@ -47,6 +47,9 @@ class ReconnectingFabric:
     async def networks(self) -> frozenset[str]:
         return await (await self.connect()).networks()
 
+    async def cookies(self) -> dict[str, int]:
+        return await (await self.connect()).cookies()
+
     async def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
         return await (await self.connect()).listen(network, address, port, transport)
 

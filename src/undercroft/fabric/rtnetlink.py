@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -51,8 +52,10 @@ _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _SETNEIGHTBL = 67
-_UP, _NOARP = 0x1, 0x80
+_UP, _NOARP, _CARRIER = 0x1, 0x80, 0x10000
 _SOL_NETLINK = 270
+_SO_NETNS_COOKIE = 71
+_LITTLE = sys.byteorder == "little"
 _BATCH = 128
 """Messages per write; failures of one batch have to fit the receive buffer."""
 
@@ -87,6 +90,7 @@ class Link:
     mac: bytes
     settings: Mapping[int, int] = field(hash=False)
     arp: bool = True
+    carrier: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +211,10 @@ def _address_body(address: Address) -> bytes:
     return body + _attribute(2, raw) + _attribute(1, raw)
 
 
-def add_address(address: Address) -> Message:
-    return Message(_NEWADDR, _CREATE | _REPLACE, _address_body(address), f"add address {address}")
+def add_address(address: Address, label: str = "") -> Message:
+    """``label`` begins with the interface's name, as ``eth1:x``; ``ip addr`` shows it."""
+    body = _address_body(address) + (_attribute(3, _name(label)) if label else b"")
+    return Message(_NEWADDR, _CREATE | _REPLACE, body, f"add address {address}")
 
 
 def delete_address(address: Address) -> Message:
@@ -260,6 +266,12 @@ class Netlink:
         self._socket.setsockopt(_SOL_NETLINK, 11, 1)  # NETLINK_EXT_ACK: failures say why
         self._socket.bind((0, 0))
         self._sequence = 0
+        try:
+            cookie = self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:  # before Linux 5.14
+            cookie = b""
+        self.cookie: int = int.from_bytes(cookie, "little" if _LITTLE else "big")
+        """Names the namespace as long as the machine runs; every socket in it says the same. 0: this kernel has none."""
 
     def close(self) -> None:
         self._socket.close()
@@ -352,7 +364,8 @@ class Netlink:
                     mac = bytes(value)
                 elif kind == 26:
                     settings = _settings(value)
-            result[index] = Link(index, name, bool(flags & _UP), mac, settings, not flags & _NOARP)
+            up, arp, carrier = bool(flags & _UP), not flags & _NOARP, bool(flags & _CARRIER)
+            result[index] = Link(index, name, up, mac, settings, arp, carrier)
         return result
 
     def addresses(self) -> frozenset[Address]:
@@ -384,9 +397,6 @@ class Netlink:
                 )
             )
         return frozenset(result)
-
-
-_LITTLE = struct.pack("=H", 1) == b"\x01\x00"
 
 
 def _settings(families: memoryview) -> dict[int, int]:

@@ -46,13 +46,22 @@ class Capabilities:
     """What this machine and driver can do. ``missing`` maps a capability's name to why, and what to change."""
 
     driver: str
+    networks: bool
+    several_networks: bool
     isolation: bool
     overlapping_networks: bool
-    privileged_ports: bool
+    peerings: bool
     execute: bool
+    public_side: bool
+    platform_addresses: bool
+    privileged_ports: bool
     foreign_owners: bool
     security_groups: bool
     missing: tuple[tuple[str, str], ...] = ()
+    interface: str = ""
+    """The interface of this machine that carries the one network; empty where networks have namespaces of their own."""
+    on_link: tuple[IPv4Network, ...] = ()
+    """What that interface is attached to, when the fabric started: the network's address space is one of these."""
 
 
 PortRange: TypeAlias = tuple[int, int]
@@ -135,11 +144,15 @@ class NetworkSpecification:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One thing that ``apply`` found different from the specification and mended. ``created`` on a first build."""
+    """One thing that ``apply`` found different from the specification and mended. ``created`` on a first build.
+
+    With ``refused`` it could not be: the network does not have that address, because somebody else has it. Every ``apply`` tries
+    again, and says so again."""
 
     network: str
     what: str
     created: bool
+    refused: IPv4Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +190,9 @@ class Fabric(Protocol):
 
     async def networks(self) -> frozenset[str]:
         """Ids of the networks that exist."""
+
+    async def cookies(self) -> dict[str, int]:
+        """Of each of them, what SO_NETNS_COOKIE says of a socket in it (0: this kernel does not say)."""
 
     async def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
         """A non-blocking socket bound in the network (``None``: every address), listening if TCP. The caller owns it."""

@@ -3,8 +3,9 @@ answer a change that the world has not followed yet."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -40,11 +41,11 @@ B = TypeVar("B")
 class World(Protocol):
     """What makes the world match the state (``workers.provisioning.Provisioner``)."""
 
-    def require_networks(self) -> None:
-        """Raises ``CapabilityMissing`` where networks cannot be built at all (the loopback simulation)."""
+    def require(self, *abilities: str) -> None:
+        """Raises ``CapabilityMissing`` for what the fabric's driver cannot do; the names are those of ``fabric probe``."""
 
-    def require_security_groups(self) -> None:
-        """Raises ``CapabilityMissing`` where packets cannot be filtered."""
+    def require_network(self, connection: Connection, key: str, prefixes: Collection[IPv4Network]) -> None:
+        """Raises unless the driver can have a network with this address space beside those that there are."""
 
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
         """Whether it does, for these networks, within ``timeout`` seconds."""

@@ -11,7 +11,8 @@ __all__ = ["Door"]
 class Door:
     """``endpoint`` None is the public side; then ``service`` says what the address serves there.
 
-    ``service`` is ``backup``, ``blob``, ``queue`` or (public only) ``login`` or ``management``.
+    ``service`` is ``backup``, ``blob``, ``queue`` or (public only) ``login``, ``management`` or ``front``, which is both at one
+    address.
     """
 
     network: str
@@ -28,6 +29,10 @@ class Door:
     @property
     def public(self) -> bool:
         return self.endpoint is None
+
+    def serves(self, service: str) -> bool:
+        """Whether hosts of that service answer here."""
+        return service == self.service or (self.service == "front" and service in ("login", "management"))
 
     @property
     def path(self) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "of_vault",
     "parse_group",
     "parse_target",
+    "set_conflicts",
     "set_missing_addresses",
 ]
 
@@ -60,6 +61,8 @@ class PrivateEndpoint(msgspec.Struct, frozen=True):
     request_message: str = ""
     missing_addresses: int = 0
     """Members that have no address because the subnet is full: then the endpoint is degraded (DESIGN section 6, rule 3)."""
+    conflicts: tuple[str, ...] = ()
+    """Addresses that it has been given and cannot use, with the reason: somebody on the real network has them."""
 
     @property
     def vault_key(self) -> str:
@@ -115,6 +118,12 @@ def of_vault(connection: Connection, endpoint_keys: Sequence[str]) -> tuple[Endp
 def set_missing_addresses(connection: Connection, endpoint: EndpointRecord, missing: int) -> None:
     """The endpoint's subnet could not give ``missing`` of its members an address (0: all have one)."""
     value = msgspec.structs.replace(endpoint.value, missing_addresses=missing)
+    connection.execute(update(resources).where(resources.c.key == endpoint.key).values(body=msgspec.json.encode(value)))
+
+
+def set_conflicts(connection: Connection, endpoint: EndpointRecord, conflicts: tuple[str, ...]) -> None:
+    """Which of the endpoint's addresses are somebody else's, in words; none any more: ``()``."""
+    value = msgspec.structs.replace(endpoint.value, conflicts=conflicts)
     connection.execute(update(resources).where(resources.c.key == endpoint.key).values(body=msgspec.json.encode(value)))
 
 

@@ -28,15 +28,24 @@ def public_addresses(public_range: str, login_reachable: bool = True) -> dict[st
     }
 
 
-def public_doors(network_key: str, public_range: str, login_reachable: bool = True) -> dict[IPv4Address, Door]:
+def public_doors(
+    network_key: str, public_range: str, login_reachable: bool = True, on_interface: IPv4Address | None = None
+) -> dict[IPv4Address, Door]:
+    """``on_interface``: on a real network there is no public side but login and management, both at this address."""
+    if on_interface is not None:
+        return {on_interface: Door(network_key, "front")} if login_reachable else {}
     return {
         address: Door(network_key, service)
         for service, address in public_addresses(public_range, login_reachable).items()
     }
 
 
-def public_hosts(suffixes: NameSuffixes, public_range: str, login_reachable: bool = True) -> dict[str, IPv4Address]:
+def public_hosts(
+    suffixes: NameSuffixes, public_range: str, login_reachable: bool = True, on_interface: IPv4Address | None = None
+) -> dict[str, IPv4Address]:
     """Names with a fixed public address: the backup service of every region, login and management."""
+    if on_interface is not None:
+        return dict.fromkeys((suffixes.login, suffixes.management), on_interface) if login_reachable else {}
     addresses = public_addresses(public_range, login_reachable)
     hosts = {
         suffixes.public_backup(service, place.geo_code): addresses["backup"]

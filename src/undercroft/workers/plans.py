@@ -47,6 +47,7 @@ __all__ = [
     "read",
     "retreat_and_grow",
     "whole_zone",
+    "withhold",
     "zone_changes",
 ]
 
@@ -94,6 +95,8 @@ class NetworkPlan:
     """The private zones that the network sees."""
     groups: Mapping[str, GroupRecord] = field(default_factory=dict, hash=False)
     """Security groups, by the key of the subnet or interface that has them."""
+    refused: frozenset[IPv4Address] = frozenset()
+    """Addresses that the network cannot have: they are not announced."""
 
     @property
     def key(self) -> str:
@@ -110,10 +113,21 @@ class NetworkPlan:
 
     @property
     def reserved(self) -> tuple[Allocation, ...]:
-        return tuple(allocation for one in self.endpoints for allocation in one.reserved)
+        return tuple(
+            allocation
+            for one in self.endpoints
+            for allocation in one.reserved
+            if allocation.address not in self.refused
+        )
+
+    @property
+    def has_conflicts(self) -> bool:
+        return any(one.record.value.conflicts for one in self.endpoints)
 
     def doors(self, settings: Settings) -> dict[IPv4Address, Door]:
-        found = publicside.public_doors(self.key, settings.public_range, settings.login_reachable)
+        found = publicside.public_doors(
+            self.key, settings.public_range, settings.login_reachable, settings.host_address
+        )
         for endpoint in self.endpoints:
             if not endpoint.approved:
                 continue
@@ -134,6 +148,7 @@ class NetworkPlan:
     def specification(self, settings: Settings) -> NetworkSpecification:
         resolvers = self.network.value.resolvers or (WIRE_ADDRESS,)
         public = publicside.public_addresses(settings.public_range, settings.login_reachable)
+        on_interface = settings.host_address is not None
         return NetworkSpecification(
             id=self.key,
             prefixes=self.network.value.prefixes,
@@ -141,7 +156,7 @@ class NetworkPlan:
             addresses=frozenset(
                 one.address for endpoint in self.endpoints if endpoint.approved for one in endpoint.owned
             ),
-            public_addresses=frozenset(public.values()),
+            public_addresses=frozenset() if on_interface else frozenset(public.values()),
             hosts=tuple(
                 HostSpecification(host.machine_key, host.name, host.address, resolvers, self._filters_of(host))
                 for host in self.hosts
@@ -273,6 +288,22 @@ def advance(connection: Connection, plan: NetworkPlan, ttl: int) -> frozenset[st
     return changed
 
 
+def withhold(connection: Connection, plan: NetworkPlan, refused: Mapping[IPv4Address, str]) -> frozenset[str]:
+    """Say of each endpoint which of its addresses are refused, and why; take back those that were Ready, with their records.
+    Returns the changed zones."""
+    changed: frozenset[str] = frozenset()
+    fresh = read(connection, plan.key)
+    for endpoint in () if fresh is None else fresh.endpoints:
+        hit = [one for one in endpoint.owned if one.address in refused]
+        conflicts = tuple(refused[one.address] for one in hit)
+        if conflicts != endpoint.record.value.conflicts:
+            endpoints.set_conflicts(connection, endpoint.record, conflicts)
+        if shown := [one for one in hit if one.ready]:
+            allocations.set_ready(connection, [one.id for one in shown], False)
+            changed |= zones.remove_records(connection, zones.group_of(connection, endpoint.record.key), shown)
+    return changed
+
+
 def _made(connection: Connection, plan: NetworkPlan) -> list[tuple[EndpointPlan, list[Allocation]]]:
     """The plan's reserved allocations that are still there and not Ready, by their endpoint as it is now."""
     ids = {one.id for one in plan.reserved}
@@ -320,7 +351,7 @@ def _zone_name(key: str) -> str:
 def public_names(settings: Settings) -> PublicNames:
     """The deployment's own names, without those of vaults."""
     suffixes = settings.suffixes
-    fixed = publicside.public_hosts(suffixes, settings.public_range, settings.login_reachable)
+    fixed = publicside.public_hosts(suffixes, settings.public_range, settings.login_reachable, settings.host_address)
     return PublicNames(addresses={name: (address,) for name, address in fixed.items()}, suffixes=(suffixes.deployment,))
 
 
@@ -330,6 +361,8 @@ def account_names(
     """The storage names of these vaults, or of all; a vault without accounts is not in it."""
     found = publicside.public_accounts(connection, settings.suffixes, settings.public_range, vault_keys)
     return {
-        vault: AccountNames({name: (address,) for name, address in hosts.items()}, aliases)
+        vault: AccountNames(
+            {} if settings.host_address else {name: (address,) for name, address in hosts.items()}, aliases
+        )
         for vault, (hosts, aliases) in found.items()
     }

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -19,47 +19,24 @@ from sqlalchemy import Connection
 
 from undercroft.clock import Clock
 from undercroft.config import Settings
-from undercroft.errors import CapabilityMissing, NamesUnavailable, Unavailable, UndercroftError
-from undercroft.fabric.specification import WIRE_ADDRESS, Drift, Fabric, NetworkSpecification, Transport
+from undercroft.errors import CapabilityMissing, InvalidParameter, NamesUnavailable, Unavailable, UndercroftError
+from undercroft.fabric.specification import Drift, Fabric, NetworkSpecification
 from undercroft.state.database import Database
 from undercroft.vault import connections
 from undercroft.vnet import endpoints, networks
 from undercroft.vnet.doors import Door
 from undercroft.workers import plans
-from undercroft.workers.publishing import Names, Publisher
+from undercroft.workers.listening import Listener, Listening, NameService
+from undercroft.workers.publishing import Publisher
+from undercroft.workers.reconciliation import Failure, History, Reconciliation
 
-__all__ = ["DoorTable", "Listener", "NameService", "Provisioner"]
+__all__ = ["DoorTable", "Provisioner"]
 
 _log = structlog.get_logger(__name__)
 _WATCH_SECONDS = 1.0
 _NETWORKS_AT_ONCE = 4
-
-
-class Listener(Protocol):
-    """The data plane's side of a network: one TLS listener (``dataplane.listener.DataPlane``)."""
-
-    async def serve(self, network: str, sock: socket.socket) -> None:
-        """Accept on ``sock``, which it owns from now on."""
-
-    async def stop(self, network: str) -> None:
-        """Close the listener and its connections; unknown is fine."""
-
-
-class NameService(Names, Protocol):
-    """``dns.remote.RemoteNames``: the sockets of the name server, beside what is published there."""
-
-    @property
-    def networks(self) -> frozenset[str]:
-        """Those that it was told of."""
-
-    on_lost: Callable[[], None]
-
-    def serves(self, network: str, like: socket.socket) -> bool:
-        """Whether it serves the network already, in the namespace of ``like``."""
-
-    async def serve(self, network: str, udp: socket.socket, tcp: socket.socket) -> None: ...
-
-    async def stop(self, network: str) -> None: ...
+_PLURAL = {"networks": "virtual networks", "execute": "virtual machines"}
+"""How an ability is called in a refusal, where its name does not say it."""
 
 
 class DoorTable(Protocol):
@@ -88,7 +65,6 @@ class Provisioner:
         self._clock = clock
         self._settings = settings
         self._fabric = fabric
-        self._listener = listener
         self._names = names
         self._doors = doors
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -97,7 +73,14 @@ class Provisioner:
         """What each network was last made to be; a network that is not in it is built, and its listeners taken anew."""
         self._shown: dict[str, Mapping[IPv4Address, Door]] = {}
         """By these doors, the public names of their vaults were published."""
+        self._refused: dict[str, frozenset[IPv4Address]] = {}
+        """Addresses that the fabric could not give a network, as ``apply`` last said."""
+        self._built: set[str] = set()
+        """Networks that were whole once: if one has to be built again, something took it away."""
+        self.history = History()
+        self.last: Reconciliation | None = None
         self._publisher = Publisher(database, settings, names)
+        self._listening = Listening(settings, fabric, listener, names)
         self._wake = asyncio.Event()
         self._lost = False
         """Something that we built is gone: everything is looked at again."""
@@ -126,25 +109,35 @@ class Provisioner:
         if self._settling:
             await asyncio.wait(self._settling, timeout=5)
 
-    def require_networks(self) -> None:
-        """Raises ``CapabilityMissing`` where networks cannot be built at all: better refused than never finished."""
+    def require(self, *abilities: str) -> None:
+        """Raises ``CapabilityMissing`` for what the driver cannot do (a name of ``fabric.capabilities``): better refused than
+        never finished."""
         try:
             found = self._fabric.capabilities
         except Unavailable:
             return  # it is being restarted, as what it was
-        if not found.isolation:
-            reason = dict(found.missing).get("networks", f"the driver {found.driver} builds none")
-            raise CapabilityMissing(f"There are no virtual networks here: {reason}.")
+        missing = dict(found.missing)
+        for ability in abilities:
+            if ability in missing:
+                raise CapabilityMissing(f"There are no {_PLURAL.get(ability, ability)} here: {missing[ability]}.")
 
-    def require_security_groups(self) -> None:
-        """Raises ``CapabilityMissing`` where packets cannot be filtered: a rule without effect is worse than none."""
-        try:
+    def require_network(self, connection: Connection, key: str, prefixes: Collection[IPv4Network]) -> None:
+        """Raises ``CapabilityMissing`` or ``InvalidParameter`` unless the driver can have this network beside those there are."""
+        with contextlib.suppress(Unavailable):
             found = self._fabric.capabilities
-        except Unavailable:
-            return
-        if not found.security_groups:
-            reason = dict(found.missing).get("security groups", f"the driver {found.driver} has none")
-            raise CapabilityMissing(f"There are no security groups here: {reason}.")
+            others = () if found.several_networks else [one for one in networks.keys(connection) if one != key.lower()]
+            if others:
+                reason = dict(found.missing)["several networks"]
+                raise CapabilityMissing(
+                    f"There is a virtual network already ({min(others)}), and there can be no other: {reason}."
+                )
+            if found.interface and (len(prefixes) != 1 or not set(prefixes) <= set(found.on_link)):
+                raise InvalidParameter(
+                    f"The network on {found.interface} has exactly the address prefix that the interface is attached to: "
+                    f"{' or '.join(map(str, found.on_link))}.",
+                    code="AddressPrefixNotOnInterface",
+                    target="properties.addressSpace.addressPrefixes",
+                )
 
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
         """Whether the world matches the state of these networks within ``timeout`` seconds. If not, the tasks that the
@@ -176,37 +169,51 @@ class Provisioner:
             return tuple(sorted({one.value.network_key for one in endpoints.of_vault(connection, keys)}))
 
         affected = await self._database.read(of_vault)
-        await self._each(affected)
+        _, failures = await self._each(affected)
+        _raise_first(failures)
         await self._publisher.accounts((key.lower(),))
 
     # --- converging --------------------------------------------------------------------------------------------------
 
     async def converge_all(self) -> tuple[Drift, ...]:
-        """Every network, thoroughly; networks that no state has are removed. Returns what had to be mended."""
+        """As ``reconcile``, but raises the first failure when everything was tried; what had to be changed."""
+        found = await self.reconcile()
+        _raise_first(found.failures)
+        return found.drift
 
+    async def reconcile(self) -> Reconciliation:
+        """Look at every network thoroughly, and mend what is not as it should be; networks that no state has are removed. One
+        that fails does not hold up the others. ``Unavailable`` when fabric or name server are away."""
+        at, start = self._clock.now(), self._clock.monotonic()
         await self._publisher.restore()
         known = await self._database.read(networks.keys)
         existing = await self._existing()
+        for key in self._listening.astray(await self._fabric.cookies()):
+            self._applied.pop(key, None)
         stale = (existing | self._applied.keys() | self._names.networks) - set(known)
-        drift = await self._each((*known, *sorted(stale)), thorough=True)
+        drift, failures = await self._each((*known, *sorted(stale)), thorough=True)
         await self._publisher.prune()
-        return drift
+        seconds = self._clock.monotonic() - start
+        self.last = Reconciliation(at, seconds, len(known), drift, failures)
+        return self.last
 
-    async def _each(self, keys: Iterable[str], *, thorough: bool = False) -> tuple[Drift, ...]:
-        """A failing network does not hold up the others; the first failure is raised when all were tried."""
+    async def _each(
+        self, keys: Iterable[str], *, thorough: bool = False
+    ) -> tuple[tuple[Drift, ...], tuple[Failure, ...]]:
+        """A failing network does not hold up the others."""
         slots = asyncio.Semaphore(_NETWORKS_AT_ONCE)
-
-        async def one(key: str) -> tuple[Drift, ...]:
-            async with slots:
-                return await self.converge_network(key, thorough=thorough)
-
-        results = await asyncio.gather(*(one(key) for key in keys), return_exceptions=True)
         drift: list[Drift] = []
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            drift.extend(result)
-        return tuple(drift)
+        failures: list[Failure] = []
+
+        async def one(key: str) -> None:
+            async with slots:
+                try:
+                    drift.extend(await self.converge_network(key, thorough=thorough))
+                except Exception as error:
+                    failures.append(Failure(key, error))
+
+        await asyncio.gather(*(one(key) for key in keys))
+        return tuple(drift), tuple(failures)
 
     async def converge_network(self, key: str, *, thorough: bool = False) -> tuple[Drift, ...]:
         """Make one network as the state says; ``thorough`` also looks at what seems unchanged."""
@@ -244,21 +251,43 @@ class Provisioner:
         existing = await self._existing()
         listening = key in existing and key in self._applied
         if not listening:
-            await self._listener.stop(key)
-            if key not in existing:  # a name server that outlived our predecessor goes on in what is still there
-                await self._names.stop(key)
+            await self._listening.restart(key, exists=key in existing)
             self._doors.set_network(key, doors)
         drift: tuple[Drift, ...] = ()
         wanted = plan.specification(self._settings)
-        if not listening or thorough or self._applied[key] != wanted:
+        if not listening or thorough or self._applied[key] != wanted or self._listening.lost(key):
             drift = await self._fabric.apply(wanted)
-            if not listening:
-                await self._listen(key)
+            plan = await self._withhold(plan, {one.refused: one.what for one in drift if one.refused is not None})
+            lost = await self._listening.keep(key, wanted, self._refused.get(key, ()))
+            drift += tuple(Drift(key, what, created=False) for what in lost)
+            if not listening and key in self._built:
+                what = "listeners in another namespace" if key in existing else "the whole network"
+                drift += (Drift(key, what, created=False),)
             self._applied[key] = wanted
-            if not all(one.created for one in drift):
-                _log.info("network mended", network=key, changes=[one.what for one in drift if not one.created])
+            self._built.add(key)
+            self._tell(key, drift)
+        elif refused := self._refused.get(key):
+            plan = replace(plan, refused=refused)
         await self._announce(plan, doors)
         return drift
+
+    async def _withhold(self, plan: plans.NetworkPlan, refused: Mapping[IPv4Address, str]) -> plans.NetworkPlan:
+        """Take back what the network has no address for, and say so of its endpoints."""
+        if refused or plan.has_conflicts:
+            plan = replace(plan, refused=frozenset(refused))
+            if await self._database.write(lambda connection: plans.withhold(connection, plan, refused)):
+                await self._publisher.changes()
+        self._refused[plan.key] = frozenset(refused)
+        return plan
+
+    def _tell(self, key: str, drift: tuple[Drift, ...]) -> None:
+        mended = [one.what for one in drift if not one.created and one.refused is None]
+        if mended:
+            _log.info("network mended", network=key, changes=mended)
+            self.history.note(self._clock.now(), drift)
+        refused = [one.what for one in drift if one.refused is not None]
+        if refused:
+            _log.warning("addresses refused", network=key, addresses=refused)
 
     async def _announce(self, plan: plans.NetworkPlan, doors: Mapping[IPv4Address, Door]) -> None:
         """Everything by which these doors are found, and then their addresses are Ready."""
@@ -282,27 +311,13 @@ class Provisioner:
             self._lost = True
         return existing
 
-    async def _listen(self, key: str) -> None:
-        https = await self._fabric.listen(key, None, 443, Transport.TCP)
-        served = self._names.serves(key, https)
-        await self._listener.serve(key, https)
-        if not served:
-            await self._names.stop(key)
-            udp = await self._fabric.listen(key, WIRE_ADDRESS, 53, Transport.UDP)
-            try:
-                tcp = await self._fabric.listen(key, WIRE_ADDRESS, 53, Transport.TCP)
-            except BaseException:
-                udp.close()
-                raise
-            await self._names.serve(key, udp, tcp)
-
     async def _remove(self, key: str) -> None:
         self._doors.remove_network(key)
-        # Sockets in a namespace keep it alive: they are closed before it is removed.
-        await self._listener.stop(key)
-        await self._names.stop(key)
+        await self._listening.stop(key)
         await self._fabric.remove(key)
         self._applied.pop(key, None)
+        self._refused.pop(key, None)
+        self._built.discard(key)
         await self._publisher.forget(key)
         await self._publish_accounts(key, {})
         self._shown.pop(key, None)
@@ -319,6 +334,11 @@ class Provisioner:
             moved = {*before.items()} ^ {*doors.items()}
             await self._publisher.accounts({door.vault_key for _, door in moved if door.vault_key})
             self._shown[key] = doors
+
+    async def _hear(self) -> None:
+        """Networks that nobody listens in any more are seen to at once."""
+        for key in [key for key in self._applied if self._listening.lost(key)]:
+            await self.converge_network(key)
 
     # --- watching ----------------------------------------------------------------------------------------------------
 
@@ -337,6 +357,7 @@ class Provisioner:
                     await self._publisher.restore()
                     _log.info("names published again")
                 await self._existing()
+                await self._hear()
                 if self._lost or loop.time() >= due:
                     self._lost = False
                     await self.converge_all()
@@ -354,3 +375,8 @@ class Provisioner:
                 due = loop.time() + pause
                 unexpected = not isinstance(error, UndercroftError)
                 _log.warning("world not reconciled", error=str(error), exc_info=unexpected, again_in=pause)
+
+
+def _raise_first(failures: tuple[Failure, ...]) -> None:
+    if failures:
+        raise failures[0].error

@@ -326,6 +326,7 @@ def remove(
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def put(call: Call) -> Reply:
+        parts.world.require("networks", "execute")
         machines.check_name(call.id.name)
         body = parse(call.body, MachineBody)
         _refuse_machine(body)

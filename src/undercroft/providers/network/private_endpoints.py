@@ -133,6 +133,8 @@ def show(connection: Connection, endpoint: Resource[PrivateEndpoint]) -> dict[st
     actions = "None"
     if body.missing_addresses:
         actions = f"The subnet is full: {body.missing_addresses} more free addresses are needed in {body.subnet_id}."
+    elif body.conflicts:
+        actions = f"On the real network: {'; '.join(body.conflicts)}. Free it, and it is taken at the next reconcile."
     elif status is Status.DISCONNECTED:
         actions = "The connection was removed by the vault's owner. Delete this private endpoint."
     properties: dict[str, Any] = {
@@ -173,14 +175,22 @@ def show(connection: Connection, endpoint: Resource[PrivateEndpoint]) -> dict[st
 
 
 def _health(connection: Connection, body: PrivateEndpoint) -> dict[str, Any]:
-    """Ours, not Azure's: addresses that are missing, and that will be missing when the vault's first accounts come."""
+    """Ours, not Azure's: addresses that are missing, that will be missing when the vault's first accounts come, and that somebody
+    else has on a real network (host driver)."""
     subnet = networks.get_subnet(connection, body.subnet_key)
     free = 0 if subnet is None else allocations.free_count(connection, subnet)
     known = len(members.of_vault(connection, body.vault_key, body.group))
     expected = len(BACKUP_SERVICES) + (_FIRST_ACCOUNT_MEMBERS if body.group is Group.BACKUP else 0)
     soon = max(0, expected - known) + body.missing_addresses
-    state = "Degraded" if body.missing_addresses else "Healthy" if free >= soon else "AtRisk"
-    return {"state": state, "missingAddresses": body.missing_addresses, "freeAddresses": free, "neededSoon": soon}
+    degraded = body.missing_addresses or body.conflicts
+    conflicts = {"conflicts": list(body.conflicts)} if body.conflicts else {}
+    return {
+        "state": "Degraded" if degraded else "Healthy" if free >= soon else "AtRisk",
+        "missingAddresses": body.missing_addresses,
+        "freeAddresses": free,
+        "neededSoon": soon,
+        **conflicts,
+    }
 
 
 def interface_id(endpoint_id: ResourceId, body: PrivateEndpoint) -> ResourceId:

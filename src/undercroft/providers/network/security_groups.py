@@ -53,7 +53,7 @@ def reference(body: GroupReference | None, target: str) -> ResourceId | None:
 async def require_join(parts: Collaborators, call: Call, group: ResourceId | None) -> None:
     """Whoever associates a group needs a right on it, and a fabric that can carry it out."""
     if group is not None:
-        parts.world.require_security_groups()
+        parts.world.require("security groups")
         await call.rights.require(JOIN, group)
 
 
@@ -123,7 +123,7 @@ def remove(
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def put(call: Call) -> Reply:
-        parts.world.require_security_groups()
+        parts.world.require("security groups")
         body = parse(call.body, GroupBody)
         location = region(body.location).name
         rules = _rules(body)

@@ -147,7 +147,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         return enqueue_networks(parts, connection, security_groups.networks(connection, group.key))
 
     async def put(call: Call) -> Reply:
-        parts.world.require_security_groups()
+        parts.world.require("security groups")
         wanted = read(call.id.name, parse(call.body, RuleBody))
 
         def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:

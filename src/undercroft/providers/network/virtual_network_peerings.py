@@ -258,6 +258,7 @@ def remove(
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def put(call: Call) -> Reply:
+        parts.world.require("peerings")
         body = parse(call.body, PeeringBody)
         remote_id = parse_body(call.id, body)
         synchronise = _flag(call.query.get(_SYNC))

@@ -185,7 +185,7 @@ def _store_peerings(
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
     async def put(call: Call) -> Reply:
-        parts.world.require_networks()
+        parts.world.require("networks")
         body = parse(call.body, NetworkBody)
         _refuse_unknown(body)
         location = region(body.location).name
@@ -208,6 +208,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             await require_join(parts, call, subnet_resources.wanted_group(one.properties))
 
         def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:
+            parts.world.require_network(connection, call.id.key, space)
             before = resources.get(connection, call.id, VirtualNetwork)
             touched = reach.touched(connection, call.id.key)
             guid = str(uuid.uuid4()) if before is None else before.body.resource_guid
