@@ -103,6 +103,7 @@ class Node:
             clock,
             {
                 "network": self._provisioner.carry_out_network,
+                "records": self._provisioner.carry_out_records,
                 "vault": self._provisioner.carry_out_vault,
                 "manifest": manifests.write,
             },

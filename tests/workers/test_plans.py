@@ -99,3 +99,27 @@ def test_the_public_names_cover_every_region() -> None:
     names = plans.public_names(Settings())
     assert [str(one) for one in names.addresses["pod01-id1.eus.backup.windowsazure.com"]] == ["203.0.113.10"]
     assert names.suffixes == ("undercroft.internal",)
+
+
+def test_more_endpoints_in_a_network_are_read_by_the_same_statements(tmp_path: Path) -> None:
+    """Their rows cost, but no visit of its own for each endpoint and its vault."""
+    with world.database(tmp_path) as state:
+
+        def lay_out(connection: Connection) -> str:
+            network = world.network(connection)
+            world.endpoint(connection, world.subnet(connection, network), world.vault(connection), "pe1")
+            return network
+
+        network = state.transact(lay_out)
+        few, _ = cost(state, network)
+
+        def more(connection: Connection) -> None:
+            for number in range(12):
+                vault = world.vault(connection, f"more{number}")
+                world.endpoint(connection, world.subnet(connection, network), vault, f"more{number}")
+
+        state.transact(more)
+        plan = state.transact(lambda connection: plans.read(connection, network))
+        assert plan is not None and len(plan.endpoints) == 13
+        assert [len(one.members) for one in plan.endpoints] == [8] * 13
+        assert cost(state, network)[0] == few

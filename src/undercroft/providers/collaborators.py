@@ -20,6 +20,7 @@ from undercroft.errors import CapabilityMissing
 from undercroft.names import ResourceId
 from undercroft.state import tasks
 from undercroft.state.database import Database
+from undercroft.vnet import zones
 
 __all__ = [
     "Collaborators",
@@ -48,7 +49,7 @@ class World(Protocol):
         """Raises unless the driver can have a network with this address space beside those that there are."""
 
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
-        """Whether it does, for these networks, within ``timeout`` seconds."""
+        """Whether it does, for these networks (``zones.RECORDS``: for what record sets say), within ``timeout`` seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +81,16 @@ def refuse_if_given(what: str, reason: str, **values: Any) -> None:
 
 
 def enqueue_networks(parts: Collaborators, connection: Connection, keys: Iterable[str]) -> tuple[str, ...]:
-    """Tasks for these networks, in the handler's transaction; the keys, each once."""
+    """Tasks for these networks (and for ``zones.RECORDS``), in the handler's transaction; the keys, each once."""
     found = tuple(dict.fromkeys(keys))
     now = parts.clock.now()
     for key in found:
-        tasks.enqueue(connection, "network", key, now)
+        tasks.enqueue(connection, _kind(key), key, now)
     return found
+
+
+def _kind(key: str) -> str:
+    return "records" if key == zones.RECORDS else "network"
 
 
 async def listing(
@@ -156,7 +161,7 @@ async def answer(
 
         def follow(connection: Connection) -> operations.Operation:
             operation = operations.create(connection, call.id.key, call.method, parts.clock.now())
-            tasks.enqueue(connection, "network", keys[0], parts.clock.now(), operation.id)
+            tasks.enqueue(connection, _kind(keys[0]), keys[0], parts.clock.now(), operation.id)
             return operation
 
         operation = await parts.database.write(follow)

@@ -6,7 +6,7 @@ are there from the vault's first secondary endpoint on; storage accounts are not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -25,6 +25,7 @@ __all__ = [
     "add_secondary_services",
     "add_services",
     "of_vault",
+    "of_vaults",
     "paired",
 ]
 
@@ -154,3 +155,15 @@ def of_vault(connection: Connection, vault_key: str, group: str = BACKUP) -> tup
         .order_by(members.c.ordinal, members.c.fqdn)
     )
     return tuple(Member(row.fqdn, row.vault_key, row.group_id, row.service, row.name, row.account) for row in rows)
+
+
+def of_vaults(connection: Connection, vault_keys: Collection[str]) -> dict[tuple[str, str], tuple[Member, ...]]:
+    """By vault and group, in the order in which they appeared: one visit for many vaults."""
+    rows = connection.execute(
+        select(members).where(members.c.vault_key.in_(tuple(vault_keys))).order_by(members.c.ordinal, members.c.fqdn)
+    )
+    found: dict[tuple[str, str], list[Member]] = {}
+    for row in rows:
+        member = Member(row.fqdn, row.vault_key, row.group_id, row.service, row.name, row.account)
+        found.setdefault((row.vault_key, row.group_id), []).append(member)
+    return {which: tuple(listed) for which, listed in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -39,6 +40,7 @@ __all__ = [
     "check_public_access",
     "create",
     "get",
+    "ids_of",
     "remove",
     "require",
     "taint",
@@ -114,6 +116,12 @@ def _select() -> Any:
 def get(connection: Connection, key: str) -> VaultRecord | None:
     row = connection.execute(_select().where(vaults.c.key == key.lower())).one_or_none()
     return None if row is None else _read(row)
+
+
+def ids_of(connection: Connection, keys: Collection[str]) -> dict[str, int]:
+    """The vault ids of those that are there, by key."""
+    rows = connection.execute(select(vaults.c.key, vaults.c.vault_id).where(vaults.c.key.in_(tuple(keys))))
+    return {row.key: row.vault_id for row in rows}
 
 
 def by_vault_id(connection: Connection, vault_id: int) -> VaultRecord | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "APEX",
     "GROUP_TYPE",
     "LINK_TYPE",
+    "RECORDS",
     "RECORD_TYPES",
     "SOA",
     "ZONE_TYPE",
@@ -52,7 +53,6 @@ __all__ = [
     "get_record_set",
     "group_of",
     "last_change",
-    "linked_networks",
     "linked_zones",
     "list_record_sets",
     "put_record_set",
@@ -69,6 +69,9 @@ LINK_TYPE = "microsoft.network/privatednszones/virtualnetworklinks"
 GROUP_TYPE = "microsoft.network/privateendpoints/privatednszonegroups"
 RECORD_TYPES = ("A", "AAAA", "CNAME", "MX", "PTR", "SOA", "SRV", "TXT")
 APEX = "@"
+RECORDS = "records"
+"""Among keys of networks that must follow a change: what changed are record sets alone. They are published once, however many networks
+see them."""
 SOA = "azureprivatedns.net. azureprivatedns-host.microsoft.com. 1 3600 300 2419200 10"
 """As in Azure's private zones (reference: private-dns-zone-real)."""
 
@@ -271,18 +274,6 @@ def all_links(connection: Connection) -> dict[str, tuple[LinkedZone, ...]]:
     for row in connection.execute(select(zone_links).order_by(zone_links.c.network_key, zone_links.c.zone_name)):
         found.setdefault(row.network_key, []).append(LinkedZone(row.zone_key, row.zone_name, row.nxdomain_redirect))
     return {network: tuple(links) for network, links in found.items()}
-
-
-def linked_networks(connection: Connection, zone_keys: Iterable[str]) -> tuple[str, ...]:
-    """Keys of the networks that see any of these zones."""
-    keys = tuple(key.lower() for key in zone_keys)
-    rows = connection.execute(
-        select(zone_links.c.network_key)
-        .where(zone_links.c.zone_key.in_(keys))
-        .distinct()
-        .order_by(zone_links.c.network_key)
-    )
-    return tuple(rows.scalars())
 
 
 # --- record sets -----------------------------------------------------------------------------------------------------

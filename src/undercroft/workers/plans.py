@@ -7,7 +7,7 @@ handed an account whose name does not resolve yet.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
@@ -203,38 +203,38 @@ def read(connection: Connection, network_key: str) -> NetworkPlan | None:
     network = networks.get(connection, network_key)
     if network is None:
         return None
-    records = endpoints.in_network(connection, network.key)
     owned: dict[str, list[Allocation]] = {}
     for allocation in allocations.of_network(connection, network.key):
         owned.setdefault(allocation.owner_key, []).append(allocation)
-    states = connections.of_endpoints(connection, tuple(record.key for record in records))
-    known_members: dict[tuple[str, str], tuple[Member, ...]] = {}
-    vault_ids: dict[str, int] = {}
-    found = []
-    for record in records:
-        vault_key, group = record.value.vault_key, record.value.group.value
-        if (vault_key, group) not in known_members:
-            vault = vaults.get(connection, vault_key)
-            vault_ids[vault_key] = 0 if vault is None else vault.vault_id
-            known_members[vault_key, group] = members.of_vault(connection, vault_key, group)
-        state = states.get(record.key)
-        found.append(
-            EndpointPlan(
-                record,
-                Status.DISCONNECTED if state is None else state.status,
-                vault_ids[vault_key],
-                known_members[vault_key, group],
-                tuple(owned.get(record.key, ())),
-            )
-        )
+    found = _endpoints(connection, endpoints.in_network(connection, network.key), owned)
     return NetworkPlan(
         network,
         networks.subnets(connection, network.key),
-        tuple(found),
+        found,
         interfaces.hosts(connection, network.key),
         reach.neighbours(connection, network.key),
         _links(zones.linked_zones(connection, network.key)),
         security_groups.in_network(connection, network.key),
+    )
+
+
+def _endpoints(
+    connection: Connection, records: Sequence[EndpointRecord], owned: Mapping[str, Sequence[Allocation]]
+) -> tuple[EndpointPlan, ...]:
+    """One visit for each kind of thing, however many endpoints there are."""
+    vault_keys = {record.value.vault_key for record in records}
+    states = connections.of_endpoints(connection, tuple(record.key for record in records))
+    ids = vaults.ids_of(connection, vault_keys)
+    known = members.of_vaults(connection, vault_keys)
+    return tuple(
+        EndpointPlan(
+            record,
+            state.status if (state := states.get(record.key)) else Status.DISCONNECTED,
+            ids.get(record.value.vault_key, 0),
+            known.get((record.value.vault_key, record.value.group.value), ()),
+            tuple(owned.get(record.key, ())),
+        )
+        for record in records
     )
 
 
@@ -307,9 +307,11 @@ def withhold(connection: Connection, plan: NetworkPlan, refused: Mapping[IPv4Add
 def _made(connection: Connection, plan: NetworkPlan) -> list[tuple[EndpointPlan, list[Allocation]]]:
     """The plan's reserved allocations that are still there and not Ready, by their endpoint as it is now."""
     ids = {one.id for one in plan.reserved}
-    fresh = read(connection, plan.key)
-    found = [] if fresh is None else [(one, [own for own in one.owned if own.id in ids]) for one in fresh.endpoints]
-    return [(endpoint, made) for endpoint, owned in found if (made := [own for own in owned if not own.ready])]
+    keys = [one.record.key for one in plan.endpoints if one.reserved]
+    owned = {key: allocations.of_owner(connection, key) for key in keys}
+    fresh = _endpoints(connection, endpoints.of_vault(connection, keys), owned)
+    found = [(one, [own for own in one.owned if own.id in ids and not own.ready]) for one in fresh]
+    return [(endpoint, made) for endpoint, made in found if made]
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

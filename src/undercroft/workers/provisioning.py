@@ -23,7 +23,7 @@ from undercroft.errors import CapabilityMissing, InvalidParameter, NamesUnavaila
 from undercroft.fabric.specification import Drift, Fabric, NetworkSpecification
 from undercroft.state.database import Database
 from undercroft.vault import connections
-from undercroft.vnet import endpoints, networks
+from undercroft.vnet import endpoints, networks, zones
 from undercroft.vnet.doors import Door
 from undercroft.workers import plans
 from undercroft.workers.listening import Listener, Listening, NameService
@@ -86,7 +86,7 @@ class Provisioner:
         """Something that we built is gone: everything is looked at again."""
         names.on_lost = self._wake.set
         self._watcher: asyncio.Task[None] | None = None
-        self._settling: set[asyncio.Task[tuple[Drift, ...]]] = set()
+        self._settling: set[asyncio.Task[None]] = set()
 
     # --- from outside ------------------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Provisioner:
     async def settle(self, network_keys: Iterable[str], timeout: float = 5.0) -> bool:
         """Whether the world matches the state of these networks within ``timeout`` seconds. If not, the tasks that the
         caller's transaction left go on trying."""
-        work = [asyncio.create_task(self.converge_network(key)) for key in dict.fromkeys(network_keys)]
+        work = [asyncio.create_task(self._settle(key)) for key in dict.fromkeys(network_keys)]
         if not work:
             return True
         self._settling.update(work)
@@ -151,7 +151,13 @@ class Provisioner:
         finished, pending = await asyncio.wait(work, timeout=timeout)
         return not pending and all(task.exception() is None for task in finished)
 
-    def _settled(self, task: asyncio.Task[tuple[Drift, ...]]) -> None:
+    async def _settle(self, key: str) -> None:
+        if key == zones.RECORDS:
+            await self._publisher.changes()
+        else:
+            await self.converge_network(key)
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
         self._settling.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             known = isinstance(error, UndercroftError)
@@ -160,6 +166,10 @@ class Provisioner:
     async def carry_out_network(self, key: str) -> None:
         """The handler of ``network`` tasks."""
         await self.converge_network(key)
+
+    async def carry_out_records(self, _key: str) -> None:
+        """The handler of ``records`` tasks: record sets changed, whoever sees them."""
+        await self._publisher.changes()
 
     async def carry_out_vault(self, key: str) -> None:
         """The handler of ``vault`` tasks: something about a vault changed that all its endpoints must follow."""

@@ -89,7 +89,7 @@ def remove(
         return None
     changed = zones.remove_records(connection, group.body.targets, allocations.of_owner(connection, endpoint_id.key))
     resources.delete(connection, group_id, if_match=if_match)
-    return enqueue_networks(parts, connection, zones.linked_networks(connection, changed))
+    return enqueue_networks(parts, connection, [zones.RECORDS] if changed else [])
 
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
@@ -132,8 +132,9 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             )
             ready = [one for one in owned if one.ready]
             changed |= zones.write_records(connection, record(endpoint), targets, ready, parts.settings.record_ttl)
-            seeing = zones.linked_networks(connection, changed)
-            return created, enqueue_networks(parts, connection, [endpoint.body.network_key, *seeing])
+            return created, enqueue_networks(
+                parts, connection, [endpoint.body.network_key, *([zones.RECORDS] if changed else [])]
+            )
 
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))

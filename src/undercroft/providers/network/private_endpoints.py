@@ -217,7 +217,7 @@ def remove(
         vaults.changed(connection, state.vault_key, parts.clock.now())
     resources.delete(connection, interface_id(endpoint_id, found.body))
     resources.delete(connection, endpoint_id, with_children=True)
-    return enqueue_networks(parts, connection, [found.body.network_key, *zones.linked_networks(connection, changed)])
+    return enqueue_networks(parts, connection, [found.body.network_key, *([zones.RECORDS] if changed else [])])
 
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:

@@ -263,7 +263,7 @@ def _change(parts: Collaborators, kind: str) -> Handler:
             metadata = before.metadata if body.metadata is None and before else tuple((body.metadata or {}).items())
             wanted = RecordSet(name, kind, _number(ttl, 2**31 - 1, "TTL"), values, metadata, str(uuid.uuid4()))
             zones.put_record_set(connection, zone.key, wanted)
-            return before is None, enqueue_networks(parts, connection, zones.linked_networks(connection, [zone.key]))
+            return before is None, enqueue_networks(parts, connection, [zones.RECORDS])
 
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: _read(c, call, kind))
@@ -289,7 +289,7 @@ def _delete(parts: Collaborators, kind: str) -> Handler:
             etags.check(None if before is None else before.etag, call.if_match, None)
             if not zones.delete_record_set(connection, zone.key, name, kind):
                 return None
-            return enqueue_networks(parts, connection, zones.linked_networks(connection, [zone.key]))
+            return enqueue_networks(parts, connection, [zones.RECORDS])
 
         keys = await parts.database.write(write)
         return Reply(204) if keys is None else await answer(parts, call, keys, status=200)
