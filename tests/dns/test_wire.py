@@ -13,7 +13,9 @@ import dns.message
 import dns.name
 import dns.opcode
 import dns.rcode
+import dns.rdata
 import dns.rdataclass
+import dns.rdatatype
 import dns.update
 import pytest
 from hypothesis import example, given, settings
@@ -102,6 +104,11 @@ async def test_what_is_refused(serve: Serve) -> None:
         query = dns.message.make_query("contoso.com", "A")
         query.question[0].rdtype = dns.rdatatype.from_text(kind)
         assert await rcode(query) == dns.rcode.REFUSED, kind
+    transfer = dns.message.make_query("contoso.com", "IXFR", use_edns=False)
+    transfer.find_rrset(
+        transfer.authority, transfer.question[0].name, dns.rdataclass.IN, dns.rdatatype.SOA, create=True
+    ).add(dns.rdata.from_text("IN", "SOA", "a. b. 1 2 3 4 5"))
+    assert await rcode(transfer) == dns.rcode.REFUSED, "as secondaries ask, with their serial in the authority section"
     assert await rcode(dns.message.make_query("version.bind", "TXT", "CH")) == dns.rcode.REFUSED
     assert await rcode(dns.update.UpdateMessage("contoso.com")) == dns.rcode.NOTIMP
     notify = dns.message.make_query("contoso.com", "SOA")

@@ -114,7 +114,7 @@ def test_record_sets_are_kept_listed_and_deleted(tmp_path: Path) -> None:
         assert [(one.name, one.type) for one in listed] == [("@", "SOA"), ("mail", "A"), ("www", "A"), ("www", "TXT")]
         assert [one.name for one in zones.list_record_sets(connection, zone, "A", after=("mail", "A"))] == ["www"]
         assert len(zones.list_record_sets(connection, zone, suffix="w", limit=1)) == 1
-        assert zones.count(connection, zone) == (4, 0)
+        assert zones.count(connection, zone) == zones.Counts(4, 0, 0)
         assert zones.delete_record_set(connection, zone, "www", "A")
         assert not zones.delete_record_set(connection, zone, "www", "A")
 
@@ -176,7 +176,9 @@ def test_records_of_an_endpoint_are_written_and_removed(tmp_path: Path) -> None:
         assert found is not None and found.ttl == 10 and found.endpoint_key == endpoint.key
         guid = endpoint.value.resource_guid
         assert dict(found.metadata) == {"creator": f"created by private endpoint pe1 with resource guid {guid}"}
-        assert zones.count(connection, zone) == (9, 1) and zones.count(connection, blob) == (1, 0)
+        assert zones.count(connection, zone) == zones.Counts(9, 1, 0) and zones.count(connection, blob) == zones.Counts(
+            1, 0, 0
+        )
         with pytest.raises(Conflict, match="virtual network links"):
             zones.delete_zone(connection, zone)
         zones.remove_link(connection, f"{zone}/virtualNetworkLinks/link0")

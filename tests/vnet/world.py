@@ -125,8 +125,8 @@ class Empty(msgspec.Struct, frozen=True):
 
 def zone(connection: Connection, name: str, linked: Sequence[str] = (), redirect: bool = False) -> str:
     zone_id = f"{NETWORK}/privateDnsZones/{name}"
-    key = put(connection, zone_id, Empty(), "global")
-    zones.create_zone(connection, key)
+    put(connection, zone_id, Empty(), "global")
+    zones.create_zone(connection, ResourceId.parse(zone_id))
     for number, network_key in enumerate(linked):
         link = f"{zone_id}/virtualNetworkLinks/link{number}"
         zones.add_link(connection, link, ResourceId.parse(zone_id), network_key, redirect)

@@ -179,8 +179,6 @@ def _accept(wire: bytes, message: dns.message.Message, stream: bool) -> Query | 
     asked = message.question[0]
     edns = message.edns >= 0
     cookies = [option.to_wire() or b"" for option in message.options if option.otype == OptionType.COOKIE]
-    if asked.rdtype == OPT or message.answer or message.authority:
-        return failure(wire, Rcode.FORMERR)
     if any(len(cookie) not in _COOKIE_LENGTHS for cookie in cookies):
         return failure(wire, Rcode.FORMERR)
     name = labels.of_name(asked.name)
@@ -199,6 +197,10 @@ def _accept(wire: bytes, message: dns.message.Message, stream: bool) -> Query | 
     if asked.rdclass != IN or _meta(asked.rdtype):
         error = (EDECode.NOT_SUPPORTED, "only single records of class IN are answered; no ANY, no transfers")
         return finish(query, render(query, Answer(Rcode.REFUSED, error=error)))
+    if (
+        message.answer or message.authority
+    ):  # of a transfer they are a part (RFC 1995 section 3), and it was refused as such
+        return failure(wire, Rcode.FORMERR)
     return query
 
 

@@ -115,11 +115,10 @@ class Published:
 
     def _show(self, networks: Iterable[str]) -> None:
         for network in networks:
-            zones = (
-                ZoneView(link.name, self._zones.get(link.zone, {}), link.nxdomain_redirect)
-                for link in self._links[network]
-            )
-            self._names.publish(network, NetworkView(tuple(zones)))
+            links = self._links[network]
+            zones = (ZoneView(link.name, self._zones.get(link.zone, {}), link.nxdomain_redirect) for link in links)
+            hosts = {address: f"{host}.{link.name}" for link in links for address, host in link.hosts}
+            self._names.publish(network, NetworkView(tuple(zones), hosts))
 
 
 def _refused(zone: str, records: Mapping[Key, RecordSetView]) -> dict[Key, str]:

@@ -99,6 +99,8 @@ class ZoneLink:
     zone: str
     name: str
     nxdomain_redirect: bool = False
+    hosts: tuple[tuple[IPv4Address, str], ...] = ()
+    """By a link that registers: the network's VMs, as they are named in the zone. It answers for their reverse names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,14 @@ record_sets = Table(
     Column("values", Text, nullable=False, doc="JSON list of strings in zone-file form"),
     Column("endpoint_key", String, doc="the private endpoint whose zone group wrote it"),
     Column("etag", String, nullable=False),
+    Column(
+        "registered",
+        Boolean,
+        nullable=False,
+        default=False,
+        server_default=false(),
+        doc="written by auto-registration, for VMs of this name",
+    ),
     Index("record_sets_by_endpoint", "endpoint_key"),
 )
 
@@ -210,6 +218,14 @@ zone_links = Table(
     Column("zone_name", String, nullable=False),
     Column("network_key", String, nullable=False),
     Column("nxdomain_redirect", Boolean, nullable=False, default=False),
+    Column(
+        "registers",
+        Boolean,
+        nullable=False,
+        default=False,
+        server_default=false(),
+        doc="the network's VMs get records in the zone",
+    ),
     UniqueConstraint("network_key", "zone_name", name="one_zone_of_a_name_per_network"),
     Index("zone_links_by_zone", "zone_key"),
 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from undercroft.errors import Conflict, InvalidParameter, NotFound
 from undercroft.names import ResourceId
@@ -26,11 +26,16 @@ from undercroft.vnet.endpoints import EndpointRecord
 __all__ = [
     "APEX",
     "GROUP_TYPE",
+    "LARGEST_LINKS",
+    "LARGEST_REGISTERING",
+    "LARGEST_SETS",
+    "LARGEST_ZONES",
     "LINK_TYPE",
     "RECORDS",
     "RECORD_TYPES",
     "SOA",
     "ZONE_TYPE",
+    "Counts",
     "Link",
     "LinkedZone",
     "RecordSet",
@@ -75,6 +80,12 @@ see them."""
 SOA = "azureprivatedns.net. azureprivatedns-host.microsoft.com. 1 3600 300 2419200 10"
 """As in Azure's private zones (reference: private-dns-zone-real)."""
 
+LARGEST_SETS = 25_000
+LARGEST_LINKS = 1000
+LARGEST_REGISTERING = 100
+LARGEST_ZONES = 1000
+"""Record sets and links per zone, registering links per zone, zones per subscription and per network (azure-facts section 4)."""
+
 _RESERVED = frozenset(
     [
         "azclient.ms",
@@ -109,6 +120,7 @@ class Link(msgspec.Struct, frozen=True):
 
     network_id: str
     resolution_policy: str = "Default"
+    registration_enabled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +134,8 @@ class RecordSet:
     metadata: tuple[tuple[str, str], ...]
     etag: str
     endpoint_key: str | None = None
+    registered: bool = False
+    """By auto-registration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +143,16 @@ class LinkedZone:
     key: str
     name: str
     nxdomain_redirect: bool
+    registers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a zone has."""
+
+    record_sets: int
+    links: int
+    registering_links: int
 
 
 def check_zone_name(text: str) -> str:
@@ -178,9 +202,17 @@ def zone_exists(connection: Connection, zone_key: str) -> bool:
     )
 
 
-def create_zone(connection: Connection, zone_key: str) -> None:
-    """The records every zone has: its SOA."""
-    put_record_set(connection, zone_key, RecordSet(APEX, "SOA", 3600, (SOA,), (), str(uuid.uuid4())))
+def create_zone(connection: Connection, zone: ResourceId) -> None:
+    """The records every zone has: its SOA. Refused beyond Azure's number of zones in one subscription."""
+    of_subscription = select(func.count()).where(
+        resources.c.type == ZONE_TYPE, resources.c.subscription == zone.subscription
+    )
+    if connection.execute(of_subscription).scalar_one() > LARGEST_ZONES:
+        raise Conflict(
+            f"The subscription has {LARGEST_ZONES} private DNS zones, and can have no more.",
+            code="ResourceLimitExceeded",
+        )
+    put_record_set(connection, zone.key, RecordSet(APEX, "SOA", 3600, (SOA,), (), str(uuid.uuid4())))
 
 
 def delete_zone(connection: Connection, zone_key: str) -> None:
@@ -211,14 +243,23 @@ def delete_zone(connection: Connection, zone_key: str) -> None:
     connection.execute(delete(record_sets).where(record_sets.c.zone_key == zone_key.lower()))
 
 
-def add_link(connection: Connection, link_key: str, zone: ResourceId, network_id: str, nxdomain_redirect: bool) -> None:
-    """Add or change a link: one per zone and network; and no second zone of the same name for a network (pains B14)."""
+def add_link(
+    connection: Connection,
+    link_key: str,
+    zone: ResourceId,
+    network_id: str,
+    nxdomain_redirect: bool,
+    registers: bool = False,
+) -> None:
+    """Add or change a link: one per zone and network; and no second zone of the same name for a network (pains B14). A zone and
+    one below it may both be linked: Azure's documents tell to, in place of a delegation."""
     if nxdomain_redirect and not zone.name.lower().startswith("privatelink."):
         raise InvalidParameter(
             f"resolutionPolicy NxDomainRedirect is only possible for privatelink zones; this one is '{zone.name}'.",
             code="InvalidResolutionPolicy",
             target="properties.resolutionPolicy",
         )
+    _check_room(connection, link_key, zone, network_id, registers)
     taken = connection.execute(
         select(zone_links.c.key, zone_links.c.zone_key).where(
             zone_links.c.network_key == network_id.lower(),
@@ -246,8 +287,41 @@ def add_link(connection: Connection, link_key: str, zone: ResourceId, network_id
             zone_name=zone.name.lower(),
             network_key=network_id.lower(),
             nxdomain_redirect=nxdomain_redirect,
+            registers=registers,
         )
     )
+
+
+def _check_room(connection: Connection, link_key: str, zone: ResourceId, network_id: str, registers: bool) -> None:
+    """Azure's limits of links (azure-facts section 4)."""
+
+    def number(*where: ColumnElement[bool]) -> int:
+        query = select(func.count()).select_from(zone_links).where(zone_links.c.key != link_key.lower(), *where)
+        return connection.execute(query).scalar_one()
+
+    of_zone, of_network = zone_links.c.zone_key == zone.key, zone_links.c.network_key == network_id.lower()
+    limits = [
+        (number(of_zone), LARGEST_LINKS, f"the zone '{zone.name}' has {LARGEST_LINKS} virtual network links"),
+        (number(of_network), LARGEST_ZONES, f"the virtual network is linked to {LARGEST_ZONES} zones"),
+    ]
+    if registers:
+        other = connection.execute(
+            select(zone_links.c.zone_key).where(
+                of_network, zone_links.c.registers, zone_links.c.key != link_key.lower()
+            )
+        ).scalar()
+        if other is not None:
+            raise InvalidParameter(
+                "A virtual network can be linked to one private DNS zone with auto-registration only; "
+                f"'{ResourceId.parse(network_id).name}' registers in {other} already.",
+                code="BadRequest",
+                target="properties.registrationEnabled",
+            )
+        many = f"the zone '{zone.name}' has {LARGEST_REGISTERING} virtual network links with auto-registration"
+        limits.append((number(of_zone, zone_links.c.registers), LARGEST_REGISTERING, many))
+    for found, largest, what in limits:
+        if found >= largest:
+            raise Conflict(f"There can be no more links: {what}.", code="ResourceLimitExceeded")
 
 
 def remove_link(connection: Connection, link_key: str) -> None:
@@ -265,14 +339,16 @@ def linked_zones(connection: Connection, network_key: str) -> tuple[LinkedZone, 
     rows = connection.execute(
         select(zone_links).where(zone_links.c.network_key == network_key.lower()).order_by(zone_links.c.zone_name)
     )
-    return tuple(LinkedZone(row.zone_key, row.zone_name, row.nxdomain_redirect) for row in rows)
+    return tuple(LinkedZone(row.zone_key, row.zone_name, row.nxdomain_redirect, row.registers) for row in rows)
 
 
 def all_links(connection: Connection) -> dict[str, tuple[LinkedZone, ...]]:
     """By network: what each network with a link sees."""
     found: dict[str, list[LinkedZone]] = {}
     for row in connection.execute(select(zone_links).order_by(zone_links.c.network_key, zone_links.c.zone_name)):
-        found.setdefault(row.network_key, []).append(LinkedZone(row.zone_key, row.zone_name, row.nxdomain_redirect))
+        found.setdefault(row.network_key, []).append(
+            LinkedZone(row.zone_key, row.zone_name, row.nxdomain_redirect, row.registers)
+        )
     return {network: tuple(links) for network, links in found.items()}
 
 
@@ -288,6 +364,7 @@ def _read(row: Row[Any]) -> RecordSet:
         tuple(json.loads(row.metadata).items()),
         row.etag,
         row.endpoint_key,
+        row.registered,
     )
 
 
@@ -323,11 +400,14 @@ def list_record_sets(
     return tuple(_read(row) for row in connection.execute(query if limit is None else query.limit(limit)))
 
 
-def count(connection: Connection, zone_key: str) -> tuple[int, int]:
-    """(record sets, links) of a zone."""
+def count(connection: Connection, zone_key: str) -> Counts:
     sets = select(func.count()).select_from(record_sets).where(record_sets.c.zone_key == zone_key.lower())
     links = select(func.count()).select_from(zone_links).where(zone_links.c.zone_key == zone_key.lower())
-    return connection.execute(sets).scalar_one(), connection.execute(links).scalar_one()
+    return Counts(
+        connection.execute(sets).scalar_one(),
+        connection.execute(links).scalar_one(),
+        connection.execute(links.where(zone_links.c.registers)).scalar_one(),
+    )
 
 
 def put_record_set(connection: Connection, zone_key: str, wanted: RecordSet) -> None:
@@ -357,6 +437,7 @@ def put_record_set(connection: Connection, zone_key: str, wanted: RecordSet) -> 
         "values": json.dumps(list(wanted.values)),
         "endpoint_key": wanted.endpoint_key,
         "etag": wanted.etag,
+        "registered": wanted.registered,
     }
     if connection.execute(update(record_sets).where(*where).values(**values)).rowcount == 0:
         connection.execute(

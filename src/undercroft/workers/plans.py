@@ -207,13 +207,14 @@ def read(connection: Connection, network_key: str) -> NetworkPlan | None:
     for allocation in allocations.of_network(connection, network.key):
         owned.setdefault(allocation.owner_key, []).append(allocation)
     found = _endpoints(connection, endpoints.in_network(connection, network.key), owned)
+    hosts = interfaces.hosts(connection, network.key)
     return NetworkPlan(
         network,
         networks.subnets(connection, network.key),
         found,
-        interfaces.hosts(connection, network.key),
+        hosts,
         reach.neighbours(connection, network.key),
-        _links(zones.linked_zones(connection, network.key)),
+        _links(zones.linked_zones(connection, network.key), hosts),
         security_groups.in_network(connection, network.key),
     )
 
@@ -317,8 +318,9 @@ def _made(connection: Connection, plan: NetworkPlan) -> list[tuple[EndpointPlan,
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def _links(linked: Iterable[zones.LinkedZone]) -> tuple[ZoneLink, ...]:
-    return tuple(ZoneLink(one.key, one.name, one.nxdomain_redirect) for one in linked)
+def _links(linked: Iterable[zones.LinkedZone], hosts: Iterable[interfaces.Host]) -> tuple[ZoneLink, ...]:
+    named = tuple((host.address, host.name.lower()) for host in hosts)
+    return tuple(ZoneLink(one.key, one.name, one.nxdomain_redirect, named if one.registers else ()) for one in linked)
 
 
 def _change(name: str, kind: str, found: zones.RecordSet | None) -> RecordChange:
@@ -328,7 +330,11 @@ def _change(name: str, kind: str, found: zones.RecordSet | None) -> RecordChange
 def all_links(connection: Connection) -> dict[str, tuple[ZoneLink, ...]]:
     """What every network sees; one without a link sees nothing, and is in it."""
     linked = zones.all_links(connection)
-    return {key: _links(linked.get(key, ())) for key in networks.keys(connection)}
+
+    def hosts(key: str) -> tuple[interfaces.Host, ...]:
+        return interfaces.hosts(connection, key) if any(one.registers for one in linked.get(key, ())) else ()
+
+    return {key: _links(linked.get(key, ()), hosts(key)) for key in networks.keys(connection)}
 
 
 def zone_changes(connection: Connection, after: int) -> tuple[int, tuple[ZoneChange, ...]]:

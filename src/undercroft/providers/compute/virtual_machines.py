@@ -23,7 +23,7 @@ from undercroft.providers.collaborators import (
     refuse_if_given,
 )
 from undercroft.providers.network.security_groups import GroupReference, reference, require_join
-from undercroft.vnet import allocations, machines, networks, security_groups
+from undercroft.vnet import allocations, machines, networks, registration, security_groups, zones
 from undercroft.vnet.interfaces import NetworkInterface
 from undercroft.vnet.machines import MACHINE_TYPE, VirtualMachine
 
@@ -321,7 +321,13 @@ def remove(
     resources.delete(connection, machine_id, if_match=if_match, with_children=True)
     allocations.release(connection, interface.key)
     resources.delete(connection, interface)
-    return enqueue_networks(parts, connection, [found.body.network_key])
+    network_key = found.body.network_key
+    return enqueue_networks(parts, connection, [network_key, *_register(connection, network_key)])
+
+
+def _register(connection: Connection, network_key: str) -> tuple[str, ...]:
+    """The VM's record comes and goes with it, where its network is linked for that. What has to follow then."""
+    return (zones.RECORDS,) if registration.follow_network(connection, network_key) else ()
 
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
@@ -339,7 +345,8 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:
             before = resources.get(connection, call.id, VirtualMachine)
             if before is None:
-                return True, enqueue_networks(parts, connection, [_create(connection, parts, call, body, wanted)])
+                network_key = _create(connection, parts, call, body, wanted)
+                return True, enqueue_networks(parts, connection, [network_key, *_register(connection, network_key)])
             _check_same(connection, before, wanted)
             resources.put(
                 connection,

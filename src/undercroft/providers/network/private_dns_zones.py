@@ -47,14 +47,14 @@ def check_global(location: str | None) -> None:
 
 
 def show(connection: Connection, zone: Resource[PrivateZone]) -> dict[str, Any]:
-    sets, links = zones.count(connection, zone.key)
+    counts = zones.count(connection, zone.key)
     properties = {
-        "maxNumberOfRecordSets": 25000,
-        "maxNumberOfVirtualNetworkLinks": 1000,
-        "maxNumberOfVirtualNetworkLinksWithRegistration": 100,
-        "numberOfRecordSets": sets,
-        "numberOfVirtualNetworkLinks": links,
-        "numberOfVirtualNetworkLinksWithRegistration": 0,
+        "maxNumberOfRecordSets": zones.LARGEST_SETS,
+        "maxNumberOfVirtualNetworkLinks": zones.LARGEST_LINKS,
+        "maxNumberOfVirtualNetworkLinksWithRegistration": zones.LARGEST_REGISTERING,
+        "numberOfRecordSets": counts.record_sets,
+        "numberOfVirtualNetworkLinks": counts.links,
+        "numberOfVirtualNetworkLinksWithRegistration": counts.registering_links,
         "provisioningState": zone.provisioning_state,
     }
     return tracked(zone, properties, type="Microsoft.Network/privateDnsZones")
@@ -88,7 +88,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
                 if_none_match=call.if_none_match,
             )
             if created:
-                zones.create_zone(connection, call.id.key)
+                zones.create_zone(connection, call.id)
             return created, show(connection, _one(connection, call))
 
         created, shown = await parts.database.write(write)

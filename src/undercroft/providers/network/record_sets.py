@@ -18,7 +18,7 @@ from undercroft.errors import Conflict, InvalidParameter, NotFound
 from undercroft.names import ResourceId
 from undercroft.providers.collaborators import Collaborators, Echo, answer, enqueue_networks
 from undercroft.providers.network.private_dns_zones import PrivateZone
-from undercroft.vnet import zones
+from undercroft.vnet import registration, zones
 from undercroft.vnet.zones import RECORD_TYPES, RecordSet
 
 __all__ = ["routes"]
@@ -235,7 +235,7 @@ def show(zone: ResourceId, found: RecordSet) -> dict[str, Any]:
             "fqdn": fqdn,
             "ttl": found.ttl,
             "metadata": dict(found.metadata),
-            "isAutoRegistered": False,
+            "isAutoRegistered": found.registered,
             name: records,
         },
     }
@@ -262,6 +262,10 @@ def _change(parts: Collaborators, kind: str) -> Handler:
             ttl = body.ttl if body.ttl is not None else (3600 if before is None else before.ttl)
             metadata = before.metadata if body.metadata is None and before else tuple((body.metadata or {}).items())
             wanted = RecordSet(name, kind, _number(ttl, 2**31 - 1, "TTL"), values, metadata, str(uuid.uuid4()))
+            if before is None:
+                _check_room(connection, zone)
+            if kind == "CNAME":
+                registration.give_way(connection, zone.key, name)
             zones.put_record_set(connection, zone.key, wanted)
             return before is None, enqueue_networks(parts, connection, [zones.RECORDS])
 
@@ -287,8 +291,15 @@ def _delete(parts: Collaborators, kind: str) -> Handler:
             zone, name = _zone(connection, call), _name(call)
             before = zones.get_record_set(connection, zone.key, name, kind)
             etags.check(None if before is None else before.etag, call.if_match, None)
+            if before is not None and before.registered:
+                raise Conflict(
+                    f"The record set '{name}' is kept by auto-registration for the VM of this name: delete the VM or the link, or "
+                    "write a record set of your own in its place.",
+                    code="CannotDeleteResource",
+                )
             if not zones.delete_record_set(connection, zone.key, name, kind):
                 return None
+            registration.follow_zones(connection, [zone.key])
             return enqueue_networks(parts, connection, [zones.RECORDS])
 
         keys = await parts.database.write(write)
@@ -330,6 +341,14 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             Route("GET", f"{base}/{kind}", f"{action}/{kind}/read", _list(parts, kind), query),
         ]
     return tuple(found)
+
+
+def _check_room(connection: Connection, zone: ResourceId) -> None:
+    if zones.count(connection, zone.key).record_sets >= zones.LARGEST_SETS:
+        raise Conflict(
+            f"The zone '{zone.name}' has {zones.LARGEST_SETS} record sets, and can have no more.",
+            code="ResourceLimitExceeded",
+        )
 
 
 def _zone(connection: Connection, call: Call) -> ResourceId:

@@ -19,10 +19,9 @@ from undercroft.providers.collaborators import (
     deletion,
     enqueue_networks,
     reading,
-    refuse_if_given,
 )
 from undercroft.providers.network.private_dns_zones import PrivateZone, check_global
-from undercroft.vnet import networks, zones
+from undercroft.vnet import networks, registration, zones
 from undercroft.vnet.zones import LINK_TYPE, Link
 
 __all__ = ["remove", "routes"]
@@ -52,7 +51,7 @@ class LinkBody(Echo, frozen=True):
 def show(connection: Connection, link: Resource[Link]) -> dict[str, Any]:
     properties = {
         "provisioningState": link.provisioning_state,
-        "registrationEnabled": False,
+        "registrationEnabled": link.body.registration_enabled,
         "resolutionPolicy": link.body.resolution_policy,
         "virtualNetwork": {"id": link.body.network_id},
         "virtualNetworkLinkState": "Completed",
@@ -68,7 +67,10 @@ def remove(
         return None
     zones.remove_link(connection, link_id.key)
     resources.delete(connection, link_id, if_match=if_match)
-    return enqueue_networks(parts, connection, [link.body.network_id.lower()])
+    assert link_id.parent is not None
+    changed = registration.follow_zones(connection, [link_id.parent.key])
+    records = (zones.RECORDS,) if changed else ()
+    return enqueue_networks(parts, connection, [*records, link.body.network_id.lower()])
 
 
 def routes(parts: Collaborators) -> tuple[Route, ...]:
@@ -76,11 +78,6 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         """PUT and PATCH: what PATCH leaves out stays as it is."""
         body = parse(call.body, LinkBody)
         check_global(body.location)
-        refuse_if_given(
-            "a virtual network link",
-            "auto-registration is not built; write the records of hosts as record sets.",
-            registration_enabled=body.properties.registration_enabled,
-        )
         before = await parts.database.read(lambda connection: resources.get(connection, call.id, Link))
         if before is None and call.method == "PATCH":
             await parts.database.read(lambda connection: _one(connection, call))
@@ -98,6 +95,9 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             raise InvalidParameter(
                 f"resolutionPolicy is '{policy}': {' or '.join(_POLICIES)}.", target="properties.resolutionPolicy"
             )
+        registers = body.properties.registration_enabled
+        if registers is None:
+            registers = before is not None and before.body.registration_enabled
         await call.rights.require(JOIN, network_id)
 
         def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:
@@ -117,18 +117,20 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
                     f"The link '{call.id.name}' links {current.body.network_id}; delete it and create one for {network.id}.",
                     code="VirtualNetworkLinkCannotBeUpdated",
                 )
-            zones.add_link(connection, call.id.key, zone_id, network.key, matching == "NxDomainRedirect")
+            zones.add_link(connection, call.id.key, zone_id, network.key, matching == "NxDomainRedirect", registers)
+            changed = registration.follow_zones(connection, [zone_id.key])
             created = resources.put(
                 connection,
                 call.id,
-                Link(network.id, matching),
+                Link(network.id, matching, registers),
                 now=parts.clock.now(),
                 location="global",
                 tags=body.tags,
                 if_match=call.if_match,
                 if_none_match=call.if_none_match,
             )
-            return created, enqueue_networks(parts, connection, [network.key])
+            records = (zones.RECORDS,) if changed else ()
+            return created, enqueue_networks(parts, connection, [*records, network.key])
 
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))

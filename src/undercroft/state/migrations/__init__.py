@@ -10,7 +10,7 @@ from undercroft.errors import Conflict
 
 __all__ = ["HEAD", "migrate"]
 
-HEAD = "0006"
+HEAD = "0007"
 
 
 def migrate(engine: Engine) -> None:
