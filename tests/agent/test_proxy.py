@@ -251,7 +251,11 @@ def test_other_kinds_of_proxy_are_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("entries", "bypassed", "not_bypassed"),
     [
-        ("private-zones", (PRIVATE.replace("{svc}", "id1"), "0aprot01.blob.core.windows.net"), (PUBLIC, LOGIN)),
+        (
+            "private-zones",
+            (PRIVATE.replace("{svc}", "id1"), "0aprot01.blob.core.windows.net", "0aprot02.z01.blob.storage.azure.net"),
+            (PUBLIC, LOGIN),
+        ),
         (".backup.windowsazure.com,login.undercroft.internal", (PUBLIC, LOGIN), ("xlogin.undercroft.internal",)),
         ("*.core.windows.net", ("a.queue.core.windows.net",), ("core.windows.net.example",)),
         ("*", (LOGIN,), ()),

@@ -145,7 +145,7 @@ class Bypass:
         if entry == PRIVATE_ZONES:
             zone = self.private_host.lower().partition(".")[2].partition(":")[0]
             labels = name.split(".")
-            return (bool(zone) and name.endswith(f".{zone}")) or (len(labels) > 2 and labels[1] in ("blob", "queue"))
+            return (bool(zone) and name.endswith(f".{zone}")) or (not {"blob", "queue"}.isdisjoint(labels[1:3]))
         if _is_address(name):
             return _is_address(entry) and ipaddress.ip_address(name) in ipaddress.ip_network(entry, strict=False)
         domain = entry.lstrip("*").strip(".")
