@@ -29,6 +29,7 @@ from tests.fabric.machine import (
     network,
     run,
 )
+from tests.fabric.test_links import PAIR, door, vm
 from tests.fabric.test_packets import greeter
 from undercroft.errors import InvalidParameter
 from undercroft.fabric.client import FabricClient
@@ -256,6 +257,31 @@ assert library.nft_run_cmd_from_buffer(ctypes.c_void_p(library.nft_ctx_new(0)), 
 async def test_a_filter_that_is_not_there_is_refused(client: FabricClient) -> None:
     with pytest.raises(InvalidParameter, match="/nsg/none"):
         await client.apply(spec(web=["/nsg/none"]))
+
+
+async def test_filters_decide_on_both_sides_of_a_link(client: FabricClient) -> None:
+    """The sender's in its own network, the endpoint's guard and the receiver's filter in theirs."""
+    hub, spoke = PAIR
+    only_door = filtered(rule(True, only(door("hub"), vm("hub")), 443), DENY, inbound=(DENY,), id="/nsg/spoke")
+    guarding = filtered(DENY, inbound=(rule(True, sources=only(vm("spoke"))), DENY), id="/nsg/hub")
+
+    def hub_with(*rules: PacketRule) -> NetworkSpecification:
+        made = replace(guarding, inbound=rules)
+        hosts = tuple(replace(one, filters=("/nsg/hub",)) for one in hub.hosts)
+        return replace(hub, hosts=hosts, filters=(made,), guards=(Guard(frozenset({door("hub")}), ("/nsg/hub",)),))
+
+    await client.apply(
+        replace(spoke, hosts=tuple(replace(one, filters=("/nsg/spoke",)) for one in spoke.hosts), filters=(only_door,))
+    )
+    await client.apply(hub_with(*guarding.inbound))
+    async with await greeter(client, "hub"):
+        assert await connect(client, "spoke", door("hub")) == f"hub {door('hub')} {vm('spoke')}"
+        assert await quick(client, "spoke", vm("hub"), 443) == REFUSED
+        assert await quick(client, "spoke", door("hub"), 444) == TIMED_OUT, "the sender's filter"
+        assert await quick(client, "hub", vm("spoke")) == TIMED_OUT, "the receiver's filter"
+        await client.apply(hub_with(DENY))
+        said = await asyncio.gather(quick(client, "spoke", door("hub")), quick(client, "spoke", vm("hub"), 443))
+        assert set(said) == {TIMED_OUT}, "the guard, and the filter of the VM behind the link"
 
 
 # --- against a model -----------------------------------------------------------------------------------------------------

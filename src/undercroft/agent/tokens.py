@@ -117,7 +117,8 @@ class Tokens:
                 ) from error
             raise Unavailable(
                 f"The login endpoint cannot be reached: {error.message}. A private endpoint does not cover it: this host "
-                "needs access to the login endpoint as well (article: the prerequisite of access to Microsoft Entra ID).",
+                "needs access to the login endpoint as well (article: the prerequisite of access to Microsoft Entra ID). Where a "
+                "security group denies the internet, a rule before that allows the service tag AzureActiveDirectory.",
                 code="UserErrorCannotConnectToAzureActiveDirectoryService",
             ) from error
         self.route = answer.route

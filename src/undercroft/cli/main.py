@@ -16,7 +16,18 @@ __all__ = ["application", "main"]
 
 
 def application() -> App:
-    from undercroft.cli import agent, fabric, local, names, network, peerings, principals, vaults, vms
+    from undercroft.cli import (
+        agent,
+        fabric,
+        local,
+        names,
+        network,
+        peerings,
+        principals,
+        security_groups,
+        vaults,
+        vms,
+    )
 
     app = App(
         name="undercroft",
@@ -25,7 +36,7 @@ def application() -> App:
         result_action="return_value",
     )
     local.mount(app)
-    for part in (fabric, network, peerings, names, vaults, vms, principals):
+    for part in (fabric, network, peerings, security_groups, names, vaults, vms, principals):
         part.mount(app)
     app.command(agent.app)
     return app

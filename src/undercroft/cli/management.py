@@ -108,6 +108,9 @@ class Arm:
     def patch(self, path: ResourceId | str, body: Any) -> Any:
         return self._finish("PATCH", path, body)
 
+    def post(self, path: ResourceId | str, body: Any = None) -> Any:
+        return self._call("POST", path, body)[2]
+
     def delete(self, path: ResourceId | str) -> None:
         self._finish("DELETE", path, None)
 
