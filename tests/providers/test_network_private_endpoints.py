@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.providers.site import Site, site
-from undercroft.vault import members, vaults
+from undercroft.names import NameSuffixes
+from undercroft.vault import accounts, vaults
 
 ZONE = "privatelink.we.backup.windowsazure.com"
 
@@ -197,8 +198,8 @@ async def test_a_degraded_endpoint_says_how_many_addresses_are_missing(here: Sit
     await here.make(id, wanted(here, subnet="small"))
 
     def grow(connection: Any) -> None:
-        for account in ("aaaa0000ecs01", "aaaa0000prot01"):
-            members.add_account(connection, here.vault_id(), account)
+        for account in ("aaaa0000ecs01", "aaaa0000prot01", "aaaa0000prot02"):
+            accounts.restore(connection, here.vault_id().lower(), account, NameSuffixes(), here.plane.clock.now())
 
     await here.database.write(grow)
     await here.world.settle([here.spoke.lower()])

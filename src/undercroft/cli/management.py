@@ -109,6 +109,7 @@ class Arm:
         return self._finish("PATCH", path, body)
 
     def post(self, path: ResourceId | str, body: Any = None) -> Any:
+        """An action that answers at once."""
         return self._call("POST", path, body)[2]
 
     def delete(self, path: ResourceId | str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -172,7 +173,49 @@ def endpoint_create(
             link_zone(arm, group, zone, network_id)
         create_zone_group(arm, endpoint, "default", [zone_id(arm, group, zone) for zone in zones])
         answer = arm.get(endpoint)
+    _warn(answer)
     show(answer)
+
+
+def _warn(endpoint: Any) -> None:
+    """Who makes an endpoint in a subnet that will be too small should hear of it while it can still be made elsewhere."""
+    health = endpoint["properties"]["health"]
+    if health["state"] == "AtRisk" or health["missingAddresses"]:
+        print(
+            f"Warning: {endpoint['name']} is {health['state']}: it will need {health['neededSoon']} more addresses and the subnet has "
+            f"{health['freeAddresses']}. 'undercroft endpoint forecast' says what size is needed.",
+            file=sys.stderr,
+        )
+
+
+@_endpoint.command(name="forecast")
+def endpoint_forecast(
+    *,
+    group: GroupOption,
+    home: HomeOption,
+    vnet_name: NetworkOption,
+    subnet: SubnetOption,
+    vault: Annotated[
+        str | None, Parameter(help="Name or full id of a vault that is there; a new one if it is left out.")
+    ] = None,
+    group_id: Annotated[str, Parameter(help="Target subresource.")] = "AzureBackup",
+    hosts: Annotated[int, Parameter(help="How many hosts will back up to the vault in all.")] = 1,
+    as_json: JsonOption = False,
+    login: LoginOption = None,
+) -> int:
+    """Tell whether a private endpoint has room in a subnet, before it is made; exits with 1 if it has not."""
+    arm = connect(home, login)
+    place = id_or_name(arm, vnet_name, group, NETWORK, "virtualNetworks").child("subnets", subnet)
+    body: dict[str, Any] = {"groupIds": [group_id], "hosts": hosts}
+    if vault is not None:
+        body["privateLinkServiceId"] = str(id_or_name(arm, vault, group, *VAULTS))
+    found = arm.post(f"{place}/privateEndpointForecast", body)
+    if as_json:
+        show(found)
+    else:
+        print(f"{found['verdict']}: {found['message']}")
+        table([step for step in found["steps"] if step["addresses"]], (("When", "when"), ("Addresses", "addresses")))
+    return 0 if found["verdict"] == "Fits" else 1
 
 
 @_endpoint.command(name="show")

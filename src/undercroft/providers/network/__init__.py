@@ -13,6 +13,7 @@ from undercroft.arm.call import Route
 from undercroft.names import ResourceId
 from undercroft.providers.collaborators import Collaborators, deleter
 from undercroft.providers.network import (
+    forecasts,
     network_interfaces,
     private_dns_zone_groups,
     private_dns_zones,
@@ -33,6 +34,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
     return (
         *virtual_networks.routes(parts),
         *subnets.routes(parts),
+        *forecasts.routes(parts),
         *virtual_network_peerings.routes(parts),
         *security_groups.routes(parts),
         *security_rules.routes(parts),

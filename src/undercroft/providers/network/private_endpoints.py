@@ -19,7 +19,7 @@ from undercroft.arm.envelope import tracked
 from undercroft.arm.etags import quoted
 from undercroft.arm.resources import Resource
 from undercroft.errors import CapabilityMissing, Conflict, InvalidParameter, NotFound
-from undercroft.names import BACKUP_SERVICES, ResourceId, region
+from undercroft.names import ResourceId, region
 from undercroft.providers.collaborators import (
     Collaborators,
     Echo,
@@ -29,7 +29,7 @@ from undercroft.providers.collaborators import (
     reading,
     refuse_if_given,
 )
-from undercroft.vault import connections, members, vaults
+from undercroft.vault import connections, demand, members, vaults
 from undercroft.vault.connections import Status
 from undercroft.vnet import allocations, endpoints, networks, zones
 from undercroft.vnet.endpoints import ENDPOINT_TYPE, EndpointRecord, Group, PrivateEndpoint
@@ -39,8 +39,6 @@ __all__ = ["interface_id", "record", "remove", "routes"]
 
 APPROVE = "Microsoft.RecoveryServices/vaults/privateEndpointConnectionsApproval/action"
 JOIN = "Microsoft.Network/virtualNetworks/subnets/join/action"
-_FIRST_ACCOUNT_MEMBERS = 3
-"""Blob and queue of the communication account at the first registration, blob of the protection account at the first backup."""
 
 
 class Reference(Echo, frozen=True):
@@ -179,9 +177,7 @@ def _health(connection: Connection, body: PrivateEndpoint) -> dict[str, Any]:
     else has on a real network (host driver)."""
     subnet = networks.get_subnet(connection, body.subnet_key)
     free = 0 if subnet is None else allocations.free_count(connection, subnet)
-    known = len(members.of_vault(connection, body.vault_key, body.group))
-    expected = len(BACKUP_SERVICES) + (_FIRST_ACCOUNT_MEMBERS if body.group is Group.BACKUP else 0)
-    soon = max(0, expected - known) + body.missing_addresses
+    soon = demand.of_vault(connection, body.vault_key, body.group).soon + body.missing_addresses
     degraded = body.missing_addresses or body.conflicts
     conflicts = {"conflicts": list(body.conflicts)} if body.conflicts else {}
     return {
