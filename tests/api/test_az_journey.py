@@ -129,6 +129,20 @@ def test_the_management_steps_of_the_article(az: Az) -> None:
     )
     az("network private-endpoint delete -g rg -n manual")
 
+    # Cross region restore, 2 to 5: a secondary endpoint in the paired region
+    az(
+        "network vnet create -g rg -n abroad -l northeurope --address-prefixes 10.1.0.0/16 --subnet-name pe "
+        "--subnet-prefixes 10.1.1.0/24"
+    )
+    far = (
+        f"network private-endpoint create -g rg -n far -l northeurope --vnet-name abroad --subnet pe --connection-name c3 "
+        f"--private-connection-resource-id {vault['id']} --group-id"
+    )
+    assert "westeurope" in az(f"{far} AzureBackup", expect=1)
+    names = [config["fqdn"] for config in az(f"{far} AzureBackup_secondary")["customDnsConfigs"]]
+    assert len(names) == 8 and all(name.endswith(".privatelink.ne.backup.windowsazure.com") for name in names)
+    az("network private-endpoint delete -g rg -n far")
+
     # Manage DNS records
     zones = ("privatelink.we.backup.windowsazure.com", "privatelink.blob.core.windows.net",
              "privatelink.queue.core.windows.net")  # fmt: skip

@@ -197,24 +197,26 @@ def remove(connection: Connection, vault: VaultRecord, now: datetime) -> None:
         select(containers.c.friendly_name).where(containers.c.vault_key == key).order_by(containers.c.friendly_name)
     ).scalars()
     names = list(held)
+    reasons = []
     if names:
         points = connection.execute(
             select(func.count()).select_from(recovery_points).where(recovery_points.c.vault_key == key)
         ).scalar_one()
-        raise Conflict(
-            "Vault cannot be deleted as there are existing resources within the vault. Unregister the following containers "
-            f"associated with this vault before deletion: {', '.join(names)} ({points} recovery points).",
-            code="ServiceResourceNotEmptyWithBackendMessage",
+        reasons.append(
+            "Unregister the following containers associated with this vault before deletion: "
+            f"{', '.join(names)} ({points} recovery points). Undercroft cannot unregister containers yet, so this vault and its "
+            "backups stay."
         )
-    endpoints = list(
-        connection.execute(
-            select(connections.c.endpoint_id).where(connections.c.vault_key == key).order_by(connections.c.name)
-        ).scalars()
-    )
-    if endpoints:
+    endpoints = connection.execute(
+        select(connections.c.endpoint_id).where(connections.c.vault_key == key).order_by(connections.c.name)
+    ).scalars()
+    if found := list(endpoints):
+        reasons.append(
+            f"Delete the private endpoints that are connected to it first (their zone groups go with them): {', '.join(found)}."
+        )
+    if reasons:
         raise Conflict(
-            "Vault cannot be deleted as there are private endpoints connected to it. Delete them first: "
-            f"{', '.join(endpoints)}.",
+            f"Vault cannot be deleted as there are existing resources within the vault. {' '.join(reasons)}",
             code="ServiceResourceNotEmptyWithBackendMessage",
         )
     connection.execute(

@@ -216,31 +216,31 @@ def create_zone(connection: Connection, zone: ResourceId) -> None:
 
 
 def delete_zone(connection: Connection, zone_key: str) -> None:
-    """Refused while a network is linked or a zone group keeps records in it; both are named."""
-    links = (
-        connection.execute(select(zone_links.c.key).where(zone_links.c.zone_key == zone_key.lower())).scalars().all()
-    )
-    if links:
+    """Refused while a zone group names it or a network is linked; all of them are named, in the order in which they may go."""
+    key = zone_key.lower()
+    groups = tuple(f"zone group {name}" for name in _groups_of_zone(connection, key))
+    linked = connection.execute(select(zone_links.c.key).where(zone_links.c.zone_key == key).order_by(zone_links.c.key))
+    blockers = (*groups, *(f"virtual network link {name}" for name in linked.scalars()))
+    if blockers:
         raise Conflict(
-            f"The zone cannot be deleted because it has virtual network links: {', '.join(links)}. Delete them first.",
+            f"The zone cannot be deleted while it is in use. Delete first, in this order: {', then '.join(blockers)}. A zone group "
+            "may also be deleted with its private endpoint.",
             code="CannotDeleteResource",
+            target=zone_key,
         )
-    writers = (
-        connection.execute(
-            select(record_sets.c.endpoint_key)
-            .where(record_sets.c.zone_key == zone_key.lower(), record_sets.c.endpoint_key.is_not(None))
-            .distinct()
-        )
-        .scalars()
-        .all()
+    connection.execute(delete(record_sets).where(record_sets.c.zone_key == key))
+
+
+def _groups_of_zone(connection: Connection, zone_key: str) -> tuple[str, ...]:
+    """Ids of the zone groups that name the zone. Reads every group of the deployment: zones are seldom deleted."""
+    rows = connection.execute(
+        select(resources.c.id, resources.c.body).where(resources.c.type == GROUP_TYPE).order_by(resources.c.key)
     )
-    if writers:
-        raise Conflict(
-            f"The zone cannot be deleted because zone groups keep records in it, of {', '.join(str(one) for one in writers)}. "
-            "Delete those zone groups first.",
-            code="CannotDeleteResource",
-        )
-    connection.execute(delete(record_sets).where(record_sets.c.zone_key == zone_key.lower()))
+    return tuple(
+        row.id
+        for row in rows
+        if any(one.zone_id.lower() == zone_key for one in msgspec.json.decode(row.body, type=ZoneGroup).targets)
+    )
 
 
 def add_link(
