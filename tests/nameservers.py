@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from tests.deployment import Deployment
 from tests.peers import peer
 
-__all__ = ["KINDS", "NameServer"]
+__all__ = ["KINDS", "NameServer", "SignedRoot"]
 
 KINDS = ("bind", "unbound", "dnsmasq")
 _PROGRAMS = {"bind": "named", "unbound": "unbound", "dnsmasq": "dnsmasq"}
@@ -99,3 +100,73 @@ def _lives(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+class SignedRoot:
+    """A root zone of the test's own, signed, that denies ``com`` and ``net``: what a validating resolver in a closed network sees.
+
+    It is served by BIND in a VM. Its key is the only trust anchor of the resolvers that ``validating`` configures, so that validation
+    really runs although there is no internet.
+    """
+
+    def __init__(self, deployment: Deployment, vm: str, address: str) -> None:
+        self.address = address
+        self.folder = deployment.home.parent / "root"
+        self.folder.mkdir()
+        self._sign()
+        zone = f'zone "." {{ type primary; file "{self.folder}/zone.signed"; }};'
+        self.server = NameServer(deployment, vm, "bind", "recursion no; dnssec-validation no;", extra=zone)
+
+    def _sign(self) -> None:
+        zone = self.folder / "zone"
+        zone.write_text(
+            "$TTL 60\n. IN SOA ns.undertest. hostmaster.undertest. 1 3600 300 86400 60\n. IN NS ns.undertest.\n"
+            f"ns.undertest. IN A {self.address}\nsigned.undertest. IN TXT yes\n",
+            "ascii",
+        )
+        keygen: list[str | Path] = [peer("dnssec-keygen"), "-q", "-a", "ECDSAP256SHA256", "-K", self.folder]
+        self.key = self._run(*keygen, "-f", "KSK", ".")
+        self._run(*keygen, ".")
+        self._run(peer("dnssec-signzone"), "-q", "-S", "-K", self.folder, "-o", ".", "-f", f"{zone}.signed", zone)
+        self.ds = self._run(peer("dnssec-dsfromkey"), "-2", "-K", self.folder, self.key)
+
+    def _run(self, *words: str | Path) -> str:
+        done = subprocess.run(list(map(str, words)), cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def validating(self, kind: str, *, excepted: bool = True) -> tuple[str, str]:
+        """Options and further configuration of a resolver that validates and protects against rebinding; for BIND, whose list
+        of excepted domains stands inside its own statement, with that list or without."""
+        hints = self.folder / "hints"
+        hints.write_text(f". 60 IN NS ns.undertest.\nns.undertest. 60 IN A {self.address}\n", "ascii")
+        record = (self.folder / f"{self.key}.key").read_text("ascii").splitlines()[-1]
+        flags, protocol, algorithm, *key = record.split(" DNSKEY ")[1].split()
+        if kind == "bind":
+            domains = (
+                '"windowsazure.com"; "core.windows.net"; "undercroft.internal";' if excepted else '"none.undertest";'
+            )
+            return (
+                "dnssec-validation yes; deny-answer-addresses { 10.0.0.0/8; 203.0.113.0/24; } "
+                f"except-from {{ {domains} }};",
+                f'zone "." {{ type hint; file "{hints}"; }};\n'
+                f'trust-anchors {{ . static-key {flags} {protocol} {algorithm} "{"".join(key)}"; }};',
+            )
+        if kind == "unbound":
+            return (
+                f'  root-hints: "{hints}"\n  trust-anchor-file: "{self.folder}/{self.key}.key"\n'
+                '  module-config: "validator iterator"\n  private-address: 10.0.0.0/8\n  private-domain: "undertest"\n',
+                "",
+            )
+        tag, number, kind_of_digest, *digest = self.ds.split(" DS ")[1].split()
+        return (
+            f"dnssec\ntrust-anchor=.,{tag},{number},{kind_of_digest},{''.join(digest)}\nserver={self.address}\nstop-dns-rebind",
+            "",
+        )
+
+    def __enter__(self) -> SignedRoot:
+        self.server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stop()

@@ -114,6 +114,11 @@ def advice(required: Requirements, comparison: Comparison) -> tuple[str, ...]:
             "The resolver validates, and Azure DNS does not sign: except these domains from validation "
             "('dns export' writes validate-except for BIND, domain-insecure for unbound)."
         )
+    if any(verdict.state == "failed" and "DNSSEC" not in verdict.said for verdict in comparison.verdicts):
+        lines.append(
+            "The resolver tried and failed: it does not reach whom it forwards to, or it drops private addresses (BIND: "
+            "deny-answer-addresses whose except-from lacks these domains). Its log says which."
+        )
     if any(verdict.state == "missing" and verdict.said.startswith("no address") for verdict in comparison.verdicts):
         lines.append(
             "An empty answer for a name that exists is often rebind protection, which drops private addresses: except these "
