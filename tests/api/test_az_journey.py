@@ -165,6 +165,18 @@ def test_the_management_steps_of_the_article(az: Az) -> None:
     fqdns = {f"{record['name']}.{zones[0]}": record["aRecords"][0]["ipv4Address"] for record in records}
     assert fqdns == {config["fqdn"]: config["ipAddresses"][0] for config in endpoint["customDnsConfigs"]}
     assert [link["name"] for link in az(f"network private-dns link vnet list -g rg -z {zones[0]}")] == ["spoke"]
+    linked = az(
+        f"network private-dns link vnet update -g rg -n spoke -z {zones[1]} --resolution-policy NxDomainRedirect"
+    )
+    assert (linked["resolutionPolicy"], linked["registrationEnabled"]) == ("NxDomainRedirect", False)
+    az("network private-dns zone create -g rg -n corp.example")
+    linked = az("network private-dns link vnet create -g rg -n auto -z corp.example -v spoke -e true")
+    assert (linked["registrationEnabled"], linked["virtualNetworkLinkState"]) == (True, "Completed")
+    mail = "-g rg -z corp.example -n @ -e mail.corp.example -p"
+    az(f"network private-dns record-set mx add-record {mail} 10")
+    az(f"network private-dns record-set mx add-record {mail} 20")
+    left = az(f"network private-dns record-set mx remove-record {mail} 10")
+    assert left["mxRecords"] == [{"exchange": "mail.corp.example", "preference": 20}]
 
     # Access control: a role given to another principal, seen, and taken away
     other = az.deployment.run("principal", "create", "networker").json

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from ipaddress import IPv4Address
@@ -12,6 +13,7 @@ from ipaddress import IPv4Address
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rrset
 import pytest
 
 from tests.dns.loopback import BLOB, PUBLIC, Serve, Served, run_program, zone
@@ -213,3 +215,99 @@ async def test_a_wrong_upstream_address_is_refused_by_name(serve: Serve, text: s
         await serve(forward_to=[text], public=PUBLIC)
     assert f"'{text}'" in caught.value.message
     assert caught.value.target == "forward_dns_to"
+
+
+@contextlib.asynccontextmanager
+async def scripted(
+    answer: Callable[[dns.message.Message], dns.message.Message],
+) -> AsyncIterator[tuple[str, list[str]]]:
+    """An upstream that answers so; and the names that it was asked for."""
+    loop = asyncio.get_running_loop()
+    asked: list[str] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        udp.setblocking(False)
+
+        def read() -> None:
+            wire, peer = udp.recvfrom(4096)
+            query = dns.message.from_wire(wire)
+            asked.append(query.question[0].name.to_text(omit_final_dot=True))
+            udp.sendto(answer(query).to_wire(), peer)
+
+        loop.add_reader(udp, read)
+        try:
+            yield f"127.0.0.1:{udp.getsockname()[1]}", asked
+        finally:
+            loop.remove_reader(udp)
+
+
+def lame(query: dns.message.Message) -> dns.message.Message:
+    """What a server says that has neither the zone nor recursion for us: go and ask those."""
+    reply = dns.message.make_response(query)
+    reply.authority.append(dns.rrset.from_text("org.", 3600, "IN", "NS", "a0.org.afilias-nst.info."))
+    return reply
+
+
+def code(rcode: dns.rcode.Rcode) -> Callable[[dns.message.Message], dns.message.Message]:
+    def answer(query: dns.message.Message) -> dns.message.Message:
+        reply = dns.message.make_response(query)
+        reply.set_rcode(rcode)
+        return reply
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("useless", "said"),
+    [
+        (lame, "is no resolver"),
+        (code(dns.rcode.REFUSED), "answered REFUSED"),
+        (code(dns.rcode.SERVFAIL), "answered SERVFAIL"),
+    ],
+)
+async def test_an_upstream_that_is_lame_or_refuses_is_passed_over_and_named(
+    serve: Serve, useless: Callable[[dns.message.Message], dns.message.Message], said: str
+) -> None:
+    upstream = await internet(serve)
+    async with scripted(useless) as (address, asked):
+        served = await serve(forward_to=[address, f"127.0.0.1:{upstream.port}"])
+        assert await served.values("www.example.org") == ["192.0.2.1"]
+        assert asked == ["www.example.org"]
+        alone = await serve(forward_to=[address])
+        reply = await alone.ask("www.example.org", use_edns=0)
+        assert reply.rcode() == dns.rcode.SERVFAIL
+        assert f"{address} {said}" in reply.options[0].to_text()
+
+
+async def test_an_answer_without_data_is_no_failure(serve: Serve) -> None:
+    """NODATA without SOA, as cheap home routers send it: passed on, and nobody else is asked."""
+    async with scripted(lambda query: dns.message.make_response(query)) as (address, _):
+        with silent() as never:
+            served = await serve(forward_to=[address, never])
+            async with asyncio.timeout(1):
+                reply = await served.ask("www.example.org", "AAAA")
+    assert (reply.rcode(), reply.answer) == (dns.rcode.NOERROR, [])
+
+
+async def test_an_upstream_that_hung_is_tried_again_by_one_question_while_the_others_do_not_wait(
+    serve: Serve, clock: ManualClock
+) -> None:
+    upstream = await internet(serve)
+    with silent() as dead:
+        served = await serve(forward_to=[dead, f"127.0.0.1:{upstream.port}"], attempt_seconds=0.4)
+        assert await served.values("www.example.org") == ["192.0.2.1"]
+        clock.advance(timedelta(seconds=6))  # its rest is over
+        began = asyncio.get_running_loop().time()
+        names = [f"n{number}.example.org" for number in range(8)]
+        took = []
+
+        async def ask(name: str) -> None:
+            assert (await served.ask(name)).rcode() == dns.rcode.NXDOMAIN
+            took.append(asyncio.get_running_loop().time() - began)
+
+        await asyncio.gather(*map(ask, names))
+        assert sum(one >= 0.4 for one in took) == 1
+        forwarder = served.server._forwarder
+        assert forwarder is not None
+        (rest,) = forwarder._resting.values()
+        assert rest.seconds == 10, "and then it rests twice as long"
