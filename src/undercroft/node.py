@@ -44,7 +44,7 @@ from undercroft.identity.login import Login
 from undercroft.identity.metadata import Metadata
 from undercroft.identity.tokens import Tokens
 from undercroft.names import ResourceId
-from undercroft.providers import authorization, compute, network, recovery_services, resources
+from undercroft.providers import authorization, compute, fabric, network, recovery_services, resources
 from undercroft.providers.collaborators import Collaborators
 from undercroft.providers.resources.deletion import GroupDeletion
 from undercroft.state.database import Connection, Database
@@ -63,9 +63,14 @@ _log = structlog.get_logger(__name__)
 _COUNTED = {
     "virtual networks": "microsoft.network/virtualnetworks",
     "virtual machines": "microsoft.compute/virtualmachines",
+    "sites": "undercroft.fabric/sites",
     "private endpoints": "microsoft.network/privateendpoints",
     "vaults": "microsoft.recoveryservices/vaults",
 }
+
+
+_HOSTS = ("microsoft.compute/virtualmachines", "undercroft.fabric/sites/hosts")
+"""What commands run in."""
 
 
 class Node:
@@ -110,9 +115,15 @@ class Node:
         )
         tenant = self._deployment.tenant_id
         parts = Collaborators(self.database, clock, settings, self._provisioner, tenant)
-        kinds = (*network.routes(parts), *compute.routes(parts), *recovery_services.routes(parts))
+        kinds = (
+            *network.routes(parts),
+            *compute.routes(parts),
+            *fabric.routes(parts),
+            *recovery_services.routes(parts),
+        )
         deleters = {  # what refers to others goes before what is referred to
-            **getattr(compute, "deleters", lambda parts: {})(parts),
+            **compute.deleters(parts),
+            **fabric.deleters(parts),
             **network.deleters(parts),
             **recovery_services.deleters(parts),
         }
@@ -260,21 +271,29 @@ class Node:
 
 
 def _find_vm(connection: Connection, name: str) -> str:
-    """Key of the VM ``name`` or ``group/name``; several of one name need the group."""
+    """Key of the VM, or host of a site, ``name`` or ``group/name``; several of one name need the group."""
     group, _, plain = name.rpartition("/")
-    wanted = (resource_rows.c.type == "microsoft.compute/virtualmachines") & (
-        func.lower(resource_rows.c.name) == plain.lower()
-    )
+    wanted = resource_rows.c.type.in_(_HOSTS) & (func.lower(resource_rows.c.name) == plain.lower())
     rows = connection.execute(select(resource_rows.c.key, resource_rows.c.id).where(wanted)).all()
-    found = {str(key): ResourceId.parse(str(id)).group or "" for key, id in rows}
+    found = {str(key): _places(ResourceId.parse(str(id))) for key, id in rows}
     if group:
-        found = {key: place for key, place in found.items() if place.lower() == group.lower()}
+        found = {key: places for key, places in found.items() if group.lower() in map(str.lower, places)}
     if not found:
-        raise NotFound(f"There is no VM '{name}'. 'undercroft vm list' shows those there are.")
+        raise NotFound(
+            f"There is no VM '{name}'. 'undercroft vm list' and 'undercroft site host-list' show those there are."
+        )
     if len(found) > 1:
-        groups = ", ".join(sorted(found.values()))
-        raise InvalidInput(f"'{plain}' is in several resource groups ({groups}): say which with -g.", target="name")
+        places = ", ".join(sorted(" in ".join(reversed(places)) for places in found.values()))
+        raise InvalidInput(
+            f"'{plain}' is in several places ({places}): say in which group with -g, or in which site as SITE/{plain}.",
+            target="name",
+        )
     return next(iter(found))
+
+
+def _places(host: ResourceId) -> tuple[str, ...]:
+    """The names by which a host is told from others of its name: its group, and its site if it is in one."""
+    return (host.group or "", *host.names[:-1])
 
 
 async def rebuild_from_store(home: Home) -> rebuild.Report:

@@ -18,7 +18,7 @@ from undercroft.config import Home, Settings
 from undercroft.errors import CapabilityMissing
 from undercroft.fabric.specification import NetworkSpecification
 from undercroft.identity import deployment
-from undercroft.providers import compute, network, recovery_services
+from undercroft.providers import compute, fabric, network, recovery_services
 from undercroft.providers.collaborators import Collaborators
 from undercroft.state.database import Database
 from undercroft.vnet.doors import Door
@@ -137,7 +137,12 @@ async def site(folder: Path, *, clock: Clock | None = None, settings: Settings |
         tenant = deployment.ensure(database, home, clock).tenant_id
         world = Follower(database, settings)
         parts = Collaborators(database, clock, settings, world, tenant)
-        routes = (*network.routes(parts), *compute.routes(parts), *recovery_services.routes(parts))
+        routes = (
+            *network.routes(parts),
+            *compute.routes(parts),
+            *fabric.routes(parts),
+            *recovery_services.routes(parts),
+        )
         deleters = {**compute.deleters(parts), **network.deleters(parts), **recovery_services.deleters(parts)}
         async with control_plane(folder, clock=clock, routes=routes, deleters=deleters) as plane:
             made = Site(plane, world, database, await plane.group())

@@ -25,6 +25,7 @@ def application() -> App:
         peerings,
         principals,
         security_groups,
+        sites,
         vaults,
         vms,
     )
@@ -36,7 +37,7 @@ def application() -> App:
         result_action="return_value",
     )
     local.mount(app)
-    for part in (fabric, network, peerings, security_groups, names, vaults, vms, principals):
+    for part in (fabric, network, peerings, security_groups, names, vaults, vms, sites, principals):
         part.mount(app)
     app.command(agent.app)
     return app

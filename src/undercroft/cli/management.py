@@ -40,6 +40,7 @@ __all__ = [
     "VaultOption",
     "connect",
     "id_or_name",
+    "listed",
     "show",
     "table",
 ]
@@ -234,6 +235,11 @@ def connect(home: Path, login: Path | None = None) -> Arm:
             connection, client_id=principal.client_id, client_secret=principal.client_secret
         )
     return Arm(connection)
+
+
+def listed(text: str) -> list[str]:
+    """What an option names, separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def id_or_name(arm: Arm, text: str, group: str, namespace: str, kind: str) -> ResourceId:

@@ -20,6 +20,7 @@ from undercroft.cli.management import (
     VaultOption,
     connect,
     id_or_name,
+    listed,
     show,
     table,
 )
@@ -99,10 +100,10 @@ def vnet_create(
         Custom DNS servers for the VMs, separated by commas; Azure's 168.63.129.16 if it is left out.
     """
     arm = connect(home)
-    prefixes = _listed(address_prefixes)
+    prefixes = listed(address_prefixes)
     properties: dict[str, Any] = {"addressSpace": {"addressPrefixes": prefixes}}
     if dns_servers:
-        properties["dhcpOptions"] = {"dnsServers": _listed(dns_servers)}
+        properties["dhcpOptions"] = {"dnsServers": listed(dns_servers)}
     if subnet_name:
         prefix = subnet_prefix or _first_subnet(prefixes[0])
         properties["subnets"] = [{"name": subnet_name, "properties": {"addressPrefix": prefix}}]
@@ -332,10 +333,6 @@ def _decide(arm: Arm, group: str, vault: str, name: str, status: str, descriptio
         }
     }
     return arm.put(connection["id"], body)
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _first_subnet(prefix: str) -> str:

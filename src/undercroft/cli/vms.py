@@ -83,6 +83,16 @@ def delete(name: str, *, group: GroupOption, home: HomeOption) -> None:
     arm.delete(arm.id(group, *COMPUTE, name))
 
 
+@_vm.command(name="routes")
+def routes(name: str, *, group: GroupOption, home: HomeOption, as_json: JsonOption = False) -> None:
+    """Show where a VM's packets go: its effective routes."""
+    arm = connect(home)
+    interface = arm.get(arm.id(group, *COMPUTE, name))["properties"]["networkProfile"]["networkInterfaces"][0]["id"]
+    found = arm.post(f"{interface}/effectiveRouteTable")["value"]
+    columns = (("Prefix", "addressPrefix"), ("Next hop", "nextHopType"), ("Source", "source"), ("State", "state"))
+    show(found) if as_json else table(found, columns)
+
+
 @_vm.command(name="exec")
 def exec_(
     name: str,

@@ -140,6 +140,8 @@ class NetworkSpecification:
     links: tuple[LinkSpecification, ...] = ()
     platform: bool = True
     """Whether 168.63.129.16 and 169.254.169.254 are there: in a VNet, not in a site."""
+    resolver: IPv4Address = WIRE_ADDRESS
+    """Where names are answered: one of the addresses of the network itself. Of no interest to the fabric."""
 
 
 @dataclass(frozen=True, slots=True)

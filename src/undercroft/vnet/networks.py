@@ -157,19 +157,24 @@ def address(text: str, target: str) -> IPv4Address:
         ) from error
 
 
-def check_space(prefixes: Sequence[str], also_taken: Iterable[IPv4Network] = ()) -> tuple[str, ...]:
+def check_space(
+    prefixes: Sequence[str],
+    also_taken: Iterable[IPv4Network] = (),
+    *,
+    what: str = "virtual network",
+    target: str = "properties.addressSpace.addressPrefixes",
+) -> tuple[str, ...]:
     """The address space of a network, canonical. ``also_taken``: what the deployment uses in every network (public side)."""
-    target = "properties.addressSpace.addressPrefixes"
     if not prefixes:
         raise InvalidParameter(
-            "A virtual network needs at least one address prefix.", code="AddressSpaceMissing", target=target
+            f"A {what} needs at least one address prefix.", code="AddressSpaceMissing", target=target
         )
     found: list[IPv4Network] = []
     for text in prefixes:
         prefix = _prefix(text, target)
         if not 8 <= prefix.prefixlen <= 29:
             raise InvalidParameter(
-                f"The address prefix {prefix} is /{prefix.prefixlen}; a virtual network takes /8 to /29.",
+                f"The address prefix {prefix} is /{prefix.prefixlen}; a {what} takes /8 to /29.",
                 code="InvalidAddressPrefixSize",
                 target=target,
             )
@@ -183,7 +188,7 @@ def check_space(prefixes: Sequence[str], also_taken: Iterable[IPv4Network] = ())
         for other in found:
             if prefix.overlaps(other):
                 raise InvalidParameter(
-                    f"The address prefixes {other} and {prefix} of the virtual network overlap.",
+                    f"The address prefixes {other} and {prefix} of the {what} overlap.",
                     code="NetcfgAddressPrefixesOverlap",
                     target=target,
                 )
@@ -230,9 +235,8 @@ def check_subnets(wanted: Mapping[str, str], network_prefixes: Sequence[IPv4Netw
     return accepted
 
 
-def check_resolvers(servers: Sequence[str]) -> tuple[str, ...]:
-    """``dhcpOptions.dnsServers``. 169.63.129.16, a misprint in Microsoft's own text, is named as what it is."""
-    target = "properties.dhcpOptions.dnsServers"
+def check_resolvers(servers: Sequence[str], target: str = "properties.dhcpOptions.dnsServers") -> tuple[str, ...]:
+    """The DNS servers of a network's hosts. 169.63.129.16, a misprint in Microsoft's own text, is named as what it is."""
     accepted = [str(address(text, target)) for text in servers]
     if "169.63.129.16" in accepted:
         raise InvalidParameter(

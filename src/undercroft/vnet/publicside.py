@@ -12,10 +12,18 @@ from undercroft.state.schema import connections, members
 from undercroft.vnet.doors import Door
 from undercroft.vnet.endpoints import Group
 
-__all__ = ["PUBLIC_SERVICES", "public_accounts", "public_addresses", "public_doors", "public_hosts"]
+__all__ = [
+    "PUBLIC_SERVICES",
+    "public_accounts",
+    "public_addresses",
+    "public_doors",
+    "public_hosts",
+    "public_resolver",
+]
 
 PUBLIC_SERVICES: Mapping[str, int] = {"backup": 10, "blob": 11, "queue": 12, "login": 20, "management": 21}
 """Service to offset in ``settings.public_range``."""
+_RESOLVER = 22
 
 
 def public_addresses(public_range: str, login_reachable: bool = True) -> dict[str, IPv4Address]:
@@ -26,6 +34,11 @@ def public_addresses(public_range: str, login_reachable: bool = True) -> dict[st
         for service, offset in PUBLIC_SERVICES.items()
         if login_reachable or service not in ("login", "management")
     }
+
+
+def public_resolver(public_range: str) -> IPv4Address:
+    """Who answers public names on the internet: in sites, which have no 168.63.129.16."""
+    return IPv4Network(public_range).network_address + _RESOLVER
 
 
 def public_doors(

@@ -50,14 +50,15 @@ def neighbours(connection: Connection, network_key: str) -> tuple[Neighbour, ...
     remote = [own.value.remote_key for own, _ in pairs]
     gateways = _gateways(connection, remote)
     using = {own.value.remote_key for own, other in pairs if _transit(user=own, owner=other)}
-    behind = {site.value.network_key: site for site in sites.attached_to(connection, [*using, network_key])}
+    lines = sites.attached_to(connection, [*using, network_key])
     found = []
     for own, _ in pairs:
         key = own.value.remote_key
-        through = behind[key].value.prefixes if key in using and key in behind else ()
-        found.append(Neighbour(key, own, own.value.remote_space, through, gateways.get(key, frozenset())))
-    if (site := behind.get(network_key.lower())) is not None:
-        found.append(Neighbour(site.key, None, site.value.prefixes, (), site.value.gateways))
+        behind = [prefix for site in lines if site.value.network_key == key for prefix in site.value.prefixes]
+        found.append(Neighbour(key, own, own.value.remote_space, tuple(behind), gateways.get(key, frozenset())))
+    for site in lines:
+        if site.value.network_key == network_key.lower():
+            found.append(Neighbour(site.key, None, site.value.prefixes, (), site.value.gateways))
     return tuple(found)
 
 

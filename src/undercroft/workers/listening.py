@@ -1,6 +1,7 @@
 """Which sockets each network is served by: taken in the fabric, handed to the planes that serve, and looked after.
 
-A network with a namespace of its own has one TLS socket for every address in it, and the name server's at 168.63.129.16. On an interface
+A network with a namespace of its own has one TLS socket for every address in it, and the name server's at 168.63.129.16 (a site: at the
+public resolver's address). On an interface
 of the machine each address has its own, because the others are not ours (host driver); the name server is at ``host.address``.
 
 A socket is *deaf* when it does not listen any more although nobody here closed it (``ss -K`` shuts one, for example), and *astray* when
@@ -15,7 +16,7 @@ from ipaddress import IPv4Address
 from typing import Protocol
 
 from undercroft.config import Settings
-from undercroft.fabric.specification import WIRE_ADDRESS, Fabric, NetworkSpecification, Transport
+from undercroft.fabric.specification import Fabric, NetworkSpecification, Transport
 from undercroft.workers.publishing import Names
 
 __all__ = ["Listener", "Listening", "NameService"]
@@ -86,7 +87,7 @@ class Listening:
     ) -> tuple[str, ...]:
         """Take the sockets that are missing and let go of those that are not wanted. Returns in words those that were lost."""
         lost = await self._keep_tls(key, self.places(wanted, refused))
-        return (*lost, *await self._keep_names(key, self._own in refused))
+        return (*lost, *await self._keep_names(key, self._own or wanted.resolver, self._own in refused))
 
     async def _keep_tls(self, key: str, places: frozenset[IPv4Address]) -> list[str]:
         taken = self._taken.setdefault(key, set())
@@ -101,8 +102,7 @@ class Listening:
             taken.add(address)
         return [f"listener on {_place(address)}:443" for address in sorted(deaf & places)]
 
-    async def _keep_names(self, key: str, refused: bool) -> list[str]:
-        address = self._own or WIRE_ADDRESS
+    async def _keep_names(self, key: str, address: IPv4Address, refused: bool) -> list[str]:
         deaf = key in self._named and self._names.deaf(key)
         if refused or deaf:
             await self._names.stop(key)

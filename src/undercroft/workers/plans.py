@@ -27,7 +27,17 @@ from undercroft.fabric.specification import (
 from undercroft.vault import connections, members, vaults
 from undercroft.vault.connections import Status
 from undercroft.vault.members import Member
-from undercroft.vnet import allocations, endpoints, interfaces, networks, publicside, reach, security_groups, zones
+from undercroft.vnet import (
+    allocations,
+    endpoints,
+    interfaces,
+    networks,
+    publicside,
+    reach,
+    security_groups,
+    sites,
+    zones,
+)
 from undercroft.vnet.allocations import Allocation
 from undercroft.vnet.doors import Door
 from undercroft.vnet.endpoints import EndpointRecord, Group
@@ -42,6 +52,7 @@ __all__ = [
     "advance",
     "all_links",
     "announce",
+    "keys",
     "link",
     "public_names",
     "read",
@@ -327,6 +338,11 @@ def _change(name: str, kind: str, found: zones.RecordSet | None) -> RecordChange
     return RecordChange(name, kind, None if found is None else RecordSetView(found.ttl, found.values))
 
 
+def keys(connection: Connection) -> tuple[str, ...]:
+    """Everything that the fabric has as a network: virtual networks, and sites."""
+    return (*networks.keys(connection), *sites.keys(connection))
+
+
 def all_links(connection: Connection) -> dict[str, tuple[ZoneLink, ...]]:
     """What every network sees; one without a link sees nothing, and is in it."""
     linked = zones.all_links(connection)
@@ -334,7 +350,7 @@ def all_links(connection: Connection) -> dict[str, tuple[ZoneLink, ...]]:
     def hosts(key: str) -> tuple[interfaces.Host, ...]:
         return interfaces.hosts(connection, key) if any(one.registers for one in linked.get(key, ())) else ()
 
-    return {key: _links(linked.get(key, ()), hosts(key)) for key in networks.keys(connection)}
+    return {key: _links(linked.get(key, ()), hosts(key)) for key in keys(connection)}
 
 
 def zone_changes(connection: Connection, after: int) -> tuple[int, tuple[ZoneChange, ...]]:

@@ -25,7 +25,7 @@ from undercroft.state.database import Database
 from undercroft.vault import connections
 from undercroft.vnet import endpoints, networks, zones
 from undercroft.vnet.doors import Door
-from undercroft.workers import plans
+from undercroft.workers import plans, siteplans
 from undercroft.workers.listening import Listener, Listening, NameService
 from undercroft.workers.publishing import Publisher
 from undercroft.workers.reconciliation import Failure, History, Reconciliation
@@ -46,6 +46,10 @@ class DoorTable(Protocol):
         """From now on exactly these; connections by doors that vanished are closed."""
 
     def remove_network(self, network: str) -> None: ...
+
+
+def _read(connection: Connection, key: str) -> plans.NetworkPlan | siteplans.SitePlan | None:
+    return plans.read(connection, key) or siteplans.read(connection, key)
 
 
 class Provisioner:
@@ -196,7 +200,7 @@ class Provisioner:
         that fails does not hold up the others. ``Unavailable`` when fabric or name server are away."""
         at, start = self._clock.now(), self._clock.monotonic()
         await self._publisher.restore()
-        known = await self._database.read(networks.keys)
+        known = await self._database.read(plans.keys)
         existing = await self._existing()
         for key in self._listening.astray(await self._fabric.cookies()):
             self._applied.pop(key, None)
@@ -233,7 +237,7 @@ class Provisioner:
             self._locks[key] = lock = asyncio.Lock()
         async with lock:
             try:
-                plan = await self._database.read(lambda connection: plans.read(connection, key))
+                plan = await self._database.read(lambda connection: _read(connection, key))
                 if plan is None:
                     await self._remove(key)
                     return ()
@@ -245,11 +249,12 @@ class Provisioner:
                 self._forget_world()
                 raise
 
-    async def _make(self, plan: plans.NetworkPlan, thorough: bool) -> tuple[Drift, ...]:
+    async def _make(self, plan: plans.NetworkPlan | siteplans.SitePlan, thorough: bool) -> tuple[Drift, ...]:
         key = plan.key
         changed: frozenset[str] = frozenset()
-        if plan.needs_retreat_or_growth:
-            plan, changed = await self._database.write(lambda connection: plans.retreat_and_grow(connection, plan))
+        if isinstance(plan, plans.NetworkPlan) and plan.needs_retreat_or_growth:
+            before = plan
+            plan, changed = await self._database.write(lambda connection: plans.retreat_and_grow(connection, before))
         # Doors first, and whatever the fabric says: one that is gone must not carry a byte more. One that is new is reached
         # only by its address.
         doors = plan.doors(self._settings)
@@ -267,7 +272,8 @@ class Provisioner:
         wanted = plan.specification(self._settings)
         if not listening or thorough or self._applied[key] != wanted or self._listening.lost(key):
             drift = await self._fabric.apply(wanted)
-            plan = await self._withhold(plan, {one.refused: one.what for one in drift if one.refused is not None})
+            if isinstance(plan, plans.NetworkPlan):
+                plan = await self._withhold(plan, {one.refused: one.what for one in drift if one.refused is not None})
             lost = await self._listening.keep(key, wanted, self._refused.get(key, ()))
             drift += tuple(Drift(key, what, created=False) for what in lost)
             if not listening and key in self._built:
@@ -276,9 +282,12 @@ class Provisioner:
             self._applied[key] = wanted
             self._built.add(key)
             self._tell(key, drift)
-        elif refused := self._refused.get(key):
+        elif isinstance(plan, plans.NetworkPlan) and (refused := self._refused.get(key)):
             plan = replace(plan, refused=refused)
-        await self._announce(plan, doors)
+        if isinstance(plan, plans.NetworkPlan):
+            await self._announce(plan, doors)
+        else:
+            await self._publisher.network(key, ())
         return drift
 
     async def _withhold(self, plan: plans.NetworkPlan, refused: Mapping[IPv4Address, str]) -> plans.NetworkPlan:

@@ -13,6 +13,7 @@ from undercroft.arm.call import Route
 from undercroft.names import ResourceId
 from undercroft.providers.collaborators import Collaborators, deleter
 from undercroft.providers.network import (
+    effective_routes,
     forecasts,
     network_interfaces,
     private_dns_zone_groups,
@@ -41,6 +42,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         *private_endpoints.routes(parts),
         *private_dns_zone_groups.routes(parts),
         *network_interfaces.routes(parts),
+        *effective_routes.routes(parts),
         *private_dns_zones.routes(parts),
         *virtual_network_links.routes(parts),
         *record_sets.routes(parts),

@@ -199,6 +199,8 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             name: (one, peering_resources.parse_body(call.id.child("virtualNetworkPeerings", name), one))
             for name, one in _named("virtualNetworkPeering", body.properties.virtual_network_peerings).items()
         }
+        if peered:
+            parts.world.require("peerings")
         await _require_peering(call, [remote for _, remote in peered.values()])
         checked = networks.check_subnets(
             {name: subnet_resources.wanted_prefix(name, one.properties) for name, one in wanted.items()}, space
