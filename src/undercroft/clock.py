@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-__all__ = ["Clock", "ManualClock", "SystemClock", "timestamp"]
+__all__ = ["Clock", "ManualClock", "Steps", "SystemClock", "timestamp"]
 
 
 class Clock(Protocol):
@@ -41,6 +41,24 @@ class ManualClock:
     def advance(self, by: timedelta) -> None:
         self._now += by
         self._elapsed += by.total_seconds()
+
+    def step(self, by: timedelta) -> None:
+        """Somebody sets the clock, forward or back: no time passes."""
+        self._now += by
+
+
+class Steps:
+    """Notices that somebody set the wall clock: it moved otherwise than the time that passed."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last = clock.now(), clock.monotonic()
+
+    def since_last(self) -> timedelta:
+        """How far it was set since this was asked last; zero but for what the two readings are apart."""
+        (wall, passed), self._last = self._last, (self._clock.now(), self._clock.monotonic())
+        now, monotonic = self._last
+        return now - wall - timedelta(seconds=monotonic - passed)
 
 
 def timestamp(moment: datetime) -> str:

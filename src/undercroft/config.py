@@ -79,7 +79,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.host.interface and azures and not self.host.azure_names:
             raise ValueError(
                 f"host.interface: on a real network {' and '.join(azures)} would hide Azure's own names from whoever asks our "
-                "name server. Set suffixes.backup and suffixes.storage to names of your own, or host.azure_names = true"
+                "name server. Set suffixes.backup, suffixes.storage and suffixes.partitioned (which may be '') to names of your own, "
+                "or host.azure_names = true"
             )
 
 

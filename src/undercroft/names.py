@@ -222,8 +222,8 @@ class NameSuffixes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def of_azure(self) -> tuple[str, ...]:
-        """Those of the three that are Azure's own names, or below them."""
-        given = self.backup, self.storage, self.deployment
+        """Those of the suffixes that are Azure's own names, or below them."""
+        given = self.backup, self.storage, self.partitioned, self.deployment
         return tuple(one for one in given if any(f".{one.lower()}".endswith(f".{azure}") for azure in _AZURES))
 
     @property

@@ -93,7 +93,7 @@ def test_every_setting_is_documented_with_its_default(kind: str, struct: type[ms
 @pytest.mark.parametrize(
     "text",
     [
-        "[suffixes]\nbackup = 'backup.example.org'\nstorage = 'notwindows.net'\n",
+        "[suffixes]\nbackup = 'backup.example.org'\nstorage = 'notwindows.net'\npartitioned = ''\n",
         "[host]\nazure_names = true\n",
     ],
 )
@@ -130,7 +130,10 @@ def test_the_sample_is_read(tmp_path: Path) -> None:
         ("[host]\ninterface = 'eth1'", "host.address is missing"),
         ("[host]\naddress = 'eth1'", "host.address"),
         ("[host]\nprobe_seconds = 0", "probe_seconds"),
-        ("[host]\ninterface = 'eth1'\naddress = '10.0.0.1'", "backup.windowsazure.com and core.windows.net"),
+        (
+            "[host]\ninterface = 'eth1'\naddress = '10.0.0.1'",
+            "backup.windowsazure.com and core.windows.net and storage.azure.net",
+        ),
         (
             "[suffixes]\nbackup = 'b.example.org'\nstorage = 'a.Blob.Core.Windows.net'\n"
             "[host]\ninterface = 'eth1'\naddress = '10.0.0.1'",

@@ -186,6 +186,29 @@ async def test_a_lease_that_ran_out_ends_the_backup(tmp_path: Path) -> None:
         assert (old.status, old.code) == (401, "AuthenticationFailed")
 
 
+async def test_a_clock_that_is_set_back_ends_no_backup(tmp_path: Path) -> None:
+    """What was signed in the future is refused with the reason; a new token and a renewed grant go on with the same backup."""
+    clock = ManualClock()
+    async with Plane(tmp_path, clock=clock) as plane:
+        agent = await plane.registered()
+        session = await agent.begin()
+        renew = f"/v1/backups/{session['backupId']}/renew"
+        late = plane.container_token(plane.vault, agent.container_id)
+        clock.step(timedelta(days=-1))
+        agent.token = late
+        refused = await agent.call("POST", "prot1", renew)
+        assert refused.status == 401 and b"compare the clocks" in refused.body
+        refused = await agent.put(session["grant"], object_name("packs"), b"x")
+        assert refused.status in (401, 403) and b"server's clock says" in refused.body
+
+        agent.token = plane.container_token(plane.vault, agent.container_id)
+        renewed = await agent.call("POST", "prot1", renew)
+        assert renewed.status == 200
+        manifest = object_name("manifests")
+        assert (await agent.put(renewed.json["grant"], manifest, b"m")).status == 201
+        assert (await agent.commit(session["backupId"], manifest, [], [])).status == 200
+
+
 async def test_progress_and_failure(plane: Plane) -> None:
     agent = await plane.registered()
     session = await agent.begin()

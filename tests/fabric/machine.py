@@ -82,7 +82,48 @@ class Output:
     err: str
 
 
-class Machine:
+class Outside:
+    """What the machine shows of a fabric process and of the namespaces that it holds; subclasses say which process."""
+
+    driver: str
+
+    @property
+    def pid(self) -> int:
+        raise NotImplementedError
+
+    def namespaces(self) -> dict[int, int]:
+        """Inode to descriptor of the network namespaces that the fabric process holds."""
+        folder = Path(f"/proc/{self.pid}/fd")
+        found = {}
+        for entry in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if os.readlink(entry).startswith("net:["):
+                    found[entry.stat().st_ino] = int(entry.name)
+        return found
+
+    def inside(self, descriptor: int, *command: str) -> str:
+        """Run a command of the machine in a namespace that the fabric holds, with the right to change it."""
+        done = subprocess.run(self.command(descriptor, *command), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def command(self, descriptor: int, *command: str) -> list[str]:
+        """The same, to be executed."""
+        user = "user" if self.driver == "rootless" else ""
+        return [PYTHON, "-S", "-c", ENTER, str(self.pid), str(descriptor), user, *command]
+
+    def namespace_with(self, address: IPv4Address) -> int:
+        """The descriptor of the namespace that has the address."""
+        found = [
+            descriptor
+            for descriptor in self.namespaces().values()
+            if f" {address}/" in self.inside(descriptor, "ip", "-4", "-o", "addr")
+        ]
+        assert len(found) == 1, found
+        return found[0]
+
+
+class Machine(Outside):
     """Starts and kills fabric processes for one socket."""
 
     def __init__(self, driver: str) -> None:
@@ -156,35 +197,6 @@ class Machine:
 
     def agent_home(self, name: str) -> Path:
         return self.vms / folder_name(f"/vm/{name}") / "agent"
-
-    # --- seen from outside ---
-
-    def namespaces(self) -> dict[int, int]:
-        """Inode to descriptor of the network namespaces that the fabric process holds."""
-        folder = Path(f"/proc/{self.pid}/fd")
-        found = {}
-        for entry in folder.iterdir():
-            with contextlib.suppress(OSError):
-                if os.readlink(entry).startswith("net:["):
-                    found[entry.stat().st_ino] = int(entry.name)
-        return found
-
-    def inside(self, descriptor: int, *command: str) -> str:
-        """Run a command of the machine in a namespace that the fabric holds, with the right to change it."""
-        arguments = [str(self.pid), str(descriptor), "user" if self.driver == "rootless" else "", *command]
-        done = subprocess.run([PYTHON, "-c", ENTER, *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done
-        return done.stdout
-
-    def namespace_with(self, address: IPv4Address) -> int:
-        """The descriptor of the namespace that has the address."""
-        found = [
-            descriptor
-            for descriptor in self.namespaces().values()
-            if f" {address}/" in self.inside(descriptor, "ip", "-4", "-o", "addr")
-        ]
-        assert len(found) == 1, found
-        return found[0]
 
 
 async def run(client: FabricClient, vm: str, *arguments: str, stdin: bytes = b"", **options: str) -> Output:

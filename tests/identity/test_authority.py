@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -151,7 +151,14 @@ def test_keys_are_private_and_stay(authority: CertificateAuthority, tmp_path: Pa
     assert {path.name for path in keys.iterdir()} == {"ca.key", "ca.pem"}
 
 
-async def test_a_leaf_is_renewed_before_it_expires(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [lambda clock: clock.advance(timedelta(days=61)), lambda clock: clock.step(timedelta(days=-61))],
+    ids=["two months pass", "the clock was two months ahead"],
+)
+async def test_a_leaf_is_renewed_before_it_expires_and_when_it_has_not_begun(
+    tmp_path: Path, changes: Callable[[ManualClock], None]
+) -> None:
     clock = ManualClock(SystemClock().now())
     authority = CertificateAuthority(Home(tmp_path), SUFFIXES, clock)
 
@@ -166,8 +173,9 @@ async def test_a_leaf_is_renewed_before_it_expires(tmp_path: Path) -> None:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             first = await certificate(port, name, context)
             assert await certificate(port, name, context) == first
-            clock.advance(timedelta(days=61))
+            changes(clock)
             renewed = x509.load_der_x509_certificate(await certificate(port, name, context))
+            assert renewed.not_valid_before_utc < clock.now()
             assert renewed.not_valid_after_utc > clock.now() + timedelta(days=80)
     finally:
         server.close()

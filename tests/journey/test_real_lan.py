@@ -36,6 +36,7 @@ probe_seconds = 1
 [suffixes]
 backup = "backup.example.internal"
 storage = "storage.example.internal"
+partitioned = ""
 """
 SUBNET = "192.168.7.96/27"
 FIRST = IPv4Address("192.168.7.100")

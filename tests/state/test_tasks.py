@@ -169,3 +169,26 @@ def test_only_commits_that_enqueued_wake(database: Database) -> None:
 def test_tasks_enqueued_without_a_clock_are_due(database: Database) -> None:
     database.transact(lambda connection: tasks.enqueue(connection, "vault", "/v", tasks.AT_ONCE))
     assert [task.kind for task in claim(database, ManualClock())] == ["vault"]
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=-5), timedelta(days=400)])
+def test_a_clock_that_is_set_holds_nothing_up(database: Database, step: timedelta) -> None:
+    """One task waits after a failure, one is leased to a worker that died, one was just asked for; then the clock is set."""
+    clock = ManualClock()
+    enqueue(database, clock, "/failed")
+    [task] = claim(database, clock)
+    fail(database, clock, task)
+    enqueue(database, clock, "/leased")
+    assert [one.key for one in claim(database, clock)] == ["/leased"]
+    enqueue(database, clock, "/asked")
+    clock.step(step)
+    assert sorted(one.key for one in claim(database, clock, "b")) == ["/asked", "/failed", "/leased"]
+    assert claim(database, clock, "c") == (), "and these leases count again"
+
+
+def test_a_lease_of_a_node_whose_clock_is_ahead_counts(database: Database) -> None:
+    clock, ahead = ManualClock(), ManualClock()
+    ahead.advance(timedelta(seconds=45))
+    enqueue(database, clock)
+    assert claim(database, ahead, "ahead")
+    assert claim(database, clock, "behind") == ()

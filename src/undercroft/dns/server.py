@@ -27,7 +27,7 @@ from undercroft.dns.cache import AnswerCache
 from undercroft.dns.chain import Handler, LinkedZones, chain, resolution
 from undercroft.dns.forward import Forwarder, UpstreamAddress
 from undercroft.dns.publicside import PublicSide, ReverseNames
-from undercroft.dns.stream import IDLE_SECONDS, Reply, StreamConnection
+from undercroft.dns.stream import IDLE_SECONDS, Reply, StreamConnection, StreamListener
 from undercroft.dns.views import NetworkView, PublicNames, ZoneView
 from undercroft.dns.zones import Zone
 
@@ -61,7 +61,7 @@ class _Network:
         self.cache = AnswerCache()
         self.allowance = allowance
         self.udp: socket.socket | None = None
-        self.listener: asyncio.Server | None = None
+        self.listener: StreamListener | None = None
         self.connections: set[StreamConnection] = set()
 
 
@@ -126,7 +126,7 @@ class NameServer:
                 self._idle_seconds,
             )
 
-        served.listener = await loop.create_server(connection, sock=tcp)
+        served.listener = StreamListener(tcp, connection)
         served.udp = udp
         loop.add_reader(udp.fileno(), self._drain, served, udp)
 
@@ -203,11 +203,10 @@ class NameServer:
             served.udp.close()
             served.udp = None
         if served.listener is not None:
-            served.listener.close()
+            listener, served.listener = served.listener, None
+            await listener.close()
             for connection in tuple(served.connections):
                 connection.abort()
-            await served.listener.wait_closed()
-            served.listener = None
 
     def _admit(self, served: _Network, connection: StreamConnection) -> bool:
         """Not more than there is room for, and not all of it for one client: its neighbours ask by TCP as well."""

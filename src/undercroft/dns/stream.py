@@ -7,11 +7,16 @@ while its peer does not take its answers or too many of its questions are with t
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["IDLE_SECONDS", "Reply", "StreamConnection"]
+import structlog
 
+__all__ = ["IDLE_SECONDS", "Reply", "StreamConnection", "StreamListener"]
+
+_log = structlog.get_logger("undercroft.dns")
 IDLE_SECONDS = 10.0
 _WAITING_AT_ONCE = 64
 _QUERIES_PER_TURN = 16
@@ -159,3 +164,61 @@ class StreamConnection(asyncio.Protocol):
             self._restart_idle()
         else:
             self.abort()
+
+
+_ACCEPTED = 64
+"""Connections taken in one turn of the event loop."""
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE_SECONDS = 0.5
+
+
+class StreamListener:
+    """Accepts on a listening socket, which is ours. One that somebody shuts from outside (``ss -K``) is always readable and never
+    accepts: it is left alone then, where asyncio's own server would try for ever and starve everybody else."""
+
+    def __init__(self, sock: socket.socket, connection: Callable[[], StreamConnection]) -> None:
+        self._socket = sock
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[object]] = set()
+        self._resume: asyncio.TimerHandle | None = None
+        self._listen()
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED):
+            try:
+                accepted, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._loop.remove_reader(self._socket)
+                if error.errno in _SCARCE:
+                    self._resume = self._loop.call_later(_PAUSE_SECONDS, self._listen)
+                    _log.warning("accept failed", error=str(error))
+                else:
+                    _log.error("listener lost", error=str(error))
+                return
+            accepted.setblocking(False)
+            task: asyncio.Task[object] = self._loop.create_task(self._open(accepted))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self, accepted: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._connection, accepted)
+        except OSError:
+            accepted.close()
+
+    async def close(self) -> None:
+        """Accept nothing more. Connections are their owner's."""
+        if self._resume is not None:
+            self._resume.cancel()
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        opening = list(self._opening)
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)

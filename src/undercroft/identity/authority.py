@@ -45,7 +45,12 @@ _PARTITION = re.compile(r"z[0-9]{2}")
 @dataclass(frozen=True, slots=True)
 class _Served:
     context: ssl.SSLContext
+    begins: datetime
     renew_at: datetime
+
+    def good(self, now: datetime) -> bool:
+        """A clock that was wrong when the certificate was issued, and was set back since, leaves one that is not valid yet."""
+        return self.begins <= now < self.renew_at
 
 
 class CertificateAuthority:
@@ -117,15 +122,15 @@ class CertificateAuthority:
             served = self._served.get(family)
             if served is None:
                 context = _context()
-                served = self._served[family] = _Served(context, self._load_leaf(context, family))
-            elif self._clock.now() >= served.renew_at:
+                served = self._served[family] = self._load_leaf(context, family)
+            elif not served.good(self._clock.now()):
                 # loading again replaces the certificate for new handshakes of the same context
-                served = self._served[family] = _Served(served.context, self._load_leaf(served.context, family))
+                served = self._served[family] = self._load_leaf(served.context, family)
             return served
 
     # --- certificates ----------------------------------------------------------------------------------------------
 
-    def _load_leaf(self, context: ssl.SSLContext, family: str) -> datetime:
+    def _load_leaf(self, context: ssl.SSLContext, family: str) -> _Served:
         """Issue a leaf into the context. The file is only there for OpenSSL to read: it is gone when this returns."""
         names = self._names(family)
         now = self._clock.now()
@@ -137,7 +142,7 @@ class CertificateAuthority:
             file.write(key + leaf.public_bytes(serialization.Encoding.PEM))
             file.flush()
             context.load_cert_chain(file.name)
-        return now + _LEAF_LIFE - _RENEW
+        return _Served(context, now - _BEFORE, now + _LEAF_LIFE - _RENEW)
 
     def _issue(self, names: Iterable[str], addresses: Iterable[str], now: datetime) -> x509.Certificate:
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]

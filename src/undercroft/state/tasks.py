@@ -3,6 +3,9 @@
 A task is (kind, key). At most one of a pair *waits*; asking again while one waits changes nothing, asking while one *runs*
 leaves a new one to run after it (the running one may have read the state before the change). A lease that its owner lets
 run out makes the task claimable again, so a killed process loses nothing. Carrying a task out must be idempotent.
+
+Times are the wall clock's, because they outlive the process, and somebody may set it back by hours. No task waits longer than
+``_LONGEST_WAIT`` and no lease is longer than its term, so whatever lies further ahead was written before the clock was set: it is due.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 _MARK = "undercroft.tasks"
 _OPERATION_ATTEMPTS = 6
 _LONGEST_WAIT = timedelta(seconds=60)
+_CLOCKS_APART = timedelta(seconds=60)
+"""By how much the clocks of two nodes may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ def claim(
 ) -> tuple[Task, ...]:
     """Up to ``limit`` tasks that are due, leased to ``owner``. Never two of the same (kind, key) at one time."""
     moment = timestamp(now)
+    too_late = timestamp(now + _LONGEST_WAIT + _CLOCKS_APART)
+    too_long = timestamp(now + lease + _CLOCKS_APART)
     running = tasks.alias("running")
     busy = (
         select(running.c.id)
@@ -72,7 +79,7 @@ def claim(
             running.c.key == tasks.c.key,
             running.c.id != tasks.c.id,
             running.c.lease_owner.is_not(None),
-            running.c.lease_until > moment,
+            running.c.lease_until.between(moment, too_long),
         )
         .exists()
     )
@@ -80,8 +87,8 @@ def claim(
         select(tasks)
         .where(
             tasks.c.kind.in_(tuple(kinds)),
-            tasks.c.run_after <= moment,
-            or_(tasks.c.lease_owner.is_(None), tasks.c.lease_until <= moment),
+            or_(tasks.c.run_after <= moment, tasks.c.run_after > too_late),
+            or_(tasks.c.lease_owner.is_(None), tasks.c.lease_until <= moment, tasks.c.lease_until > too_long),
             ~busy,
         )
         .order_by(tasks.c.run_after, tasks.c.id)

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import structlog
 
-from undercroft.clock import Clock
+from undercroft.clock import Clock, Steps
 from undercroft.errors import UndercroftError
 from undercroft.state import tasks
 from undercroft.state.database import Database
@@ -22,6 +22,8 @@ _log = structlog.get_logger(__name__)
 _LEASE = timedelta(seconds=30)
 _POLL_SECONDS = 1.0
 _AT_ONCE = 8
+_STEP = timedelta(seconds=2)
+"""Less is a clock that is being disciplined."""
 
 
 class TaskRunner:
@@ -36,6 +38,7 @@ class TaskRunner:
         self._database = database
         self._clock = clock
         self._handlers = dict(handlers)
+        self._steps = Steps(clock)
         self._owner = str(uuid.uuid4())
         self._due = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
@@ -66,6 +69,8 @@ class TaskRunner:
     async def _run(self) -> None:
         while not self._closing:
             self._due.clear()
+            if abs(step := self._steps.since_last()) > _STEP:
+                _log.warning("the clock was set", seconds=round(step.total_seconds(), 1))
             claimed = await self._claim(_AT_ONCE - len(self._running))
             for task in claimed:
                 running = asyncio.create_task(self._carry_out(task), name=f"task:{task.kind}")
