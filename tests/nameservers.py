@@ -47,20 +47,39 @@ class NameServer:
 
     def start(self) -> NameServer:
         """Returns once it answers: all three let go of their starter when their sockets are bound."""
+        self.start_with(self.text())
+        return self
+
+    def text(self) -> str:
         inside = [_INCLUDE[self.kind].format(path) for path in self.included if path.name.endswith(".options")]
         outside = [_INCLUDE[self.kind].format(path) for path in self.included if not path.name.endswith(".options")]
-        text = _OPENING[self.kind].format(
+        return _OPENING[self.kind].format(
             folder=self.folder,
             options=" ".join((self.options, *inside)),
             included="\n".join((self.extra, *outside)),
             user="root",
         )
+
+    def start_with(self, text: str) -> None:
         path = self.folder / "configuration"
         path.write_text(text, "utf-8")
         flag = {"bind": "-c", "unbound": "-c", "dnsmasq": "-C"}[self.kind]
         log = ("-L", self.folder / "log") if self.kind == "bind" else ()
         self.deployment.inside(self.vm, peer(_PROGRAMS[self.kind]), flag, path, *log)
-        return self
+
+    def start_sample(self, text: str) -> None:
+        """Start with a configuration from the documentation, moved to where this user may write, and nothing else changed."""
+        if self.kind == "bind":
+            own = (
+                f'directory "{self.folder}"; pid-file "{self.folder}/pid"; session-keyfile "{self.folder}/session.key";'
+            )
+            text = text.replace('directory "/var/cache/bind";', own) + "controls { };\n"
+        elif self.kind == "unbound":
+            own = f'  directory: "{self.folder}"\n  chroot: ""\n  username: ""\n  pidfile: "{self.folder}/pid"\n  use-syslog: no'
+            text = text.replace("server:", f"server:\n{own}", 1)
+        else:
+            text += f"user=root\ngroup=\npid-file={self.folder}/pid\nlog-facility={self.folder}/log\n"
+        self.start_with(text)
 
     @property
     def pid(self) -> int | None:
@@ -144,7 +163,9 @@ class SignedRoot:
         flags, protocol, algorithm, *key = record.split(" DNSKEY ")[1].split()
         if kind == "bind":
             domains = (
-                '"windowsazure.com"; "core.windows.net"; "undercroft.internal";' if excepted else '"none.undertest";'
+                '"windowsazure.com"; "core.windows.net"; "azure.net"; "undercroft.internal";'
+                if excepted
+                else '"none.undertest";'
             )
             return (
                 "dnssec-validation yes; deny-answer-addresses { 10.0.0.0/8; 203.0.113.0/24; } "

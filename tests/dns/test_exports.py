@@ -26,7 +26,12 @@ plugins, Microsoft's DnsServer module. Rewritten with UNDERCROFT_WRITE_GOLDENS=1
 
 VAULT = "8726350008099341699-ab-pod01"
 ZONE = "privatelink.we.backup.windowsazure.com"
-ZONES = (ZONE, "privatelink.queue.core.windows.net", "privatelink.blob.core.windows.net")
+ZONES = (
+    ZONE,
+    "privatelink.queue.core.windows.net",
+    "privatelink.blob.core.windows.net",
+    "privatelink.blob.storage.azure.net",
+)
 CONFIGS = {
     f"{VAULT}-id1.{ZONE}": ("10.20.1.4",),
     f"{VAULT}-rec2.{ZONE}": ("10.20.1.5",),
@@ -126,15 +131,24 @@ def test_forwarding_takes_the_public_domains_too() -> None:
         "queue.core.windows.net",
         "privatelink.blob.core.windows.net",
         "blob.core.windows.net",
+        "privatelink.blob.storage.azure.net",
+        "blob.storage.azure.net",
         "undercroft.internal",
     )
 
 
 def test_a_name_outside_of_the_listed_zones_is_taken_as_it_is() -> None:
     """Reference, pains B9: partitioned storage names surprised everybody; nothing is derived from a pattern."""
-    odd = required(source({"0a1b2c3dprot01.z12.blob.storage.azure.net": ("10.20.1.9",)}))
-    assert "0a1b2c3dprot01.z12.blob.storage.azure.net" in odd.owned()
-    assert "0a1b2c3dprot01.z12.blob.storage.azure.net" in odd.forwarded()
+    odd = required(source({"0a1b2c3dprot01.z12.file.storage.azure.net": ("10.20.1.9",)}))
+    assert "0a1b2c3dprot01.z12.file.storage.azure.net" in odd.owned()
+    assert "0a1b2c3dprot01.z12.file.storage.azure.net" in odd.forwarded()
+
+
+def test_partitioned_storage_names_belong_to_the_zone_that_the_vault_lists() -> None:
+    name = "0a1b2c3dprot02.z12.blob.storage.azure.net"
+    grown = required(source({**CONFIGS, name: ("10.20.1.9",)}))
+    assert grown.owned()[name][0].addresses == (IPv4Address("10.20.1.9"),)
+    assert name not in grown.forwarded(), "its domain is forwarded already"
 
 
 def test_endpoints_of_one_network_are_merged_and_of_two_refused() -> None:

@@ -29,5 +29,7 @@ Set-Forwarder 'privatelink.queue.core.windows.net' @('168.63.129.16')
 Set-Forwarder 'queue.core.windows.net' @('168.63.129.16')
 Set-Forwarder 'privatelink.blob.core.windows.net' @('168.63.129.16')
 Set-Forwarder 'blob.core.windows.net' @('168.63.129.16')
+Set-Forwarder 'privatelink.blob.storage.azure.net' @('168.63.129.16')
+Set-Forwarder 'blob.storage.azure.net' @('168.63.129.16')
 Set-Forwarder 'undercroft.internal' @('168.63.129.16')
 Clear-DnsServerCache -Force
