@@ -1,5 +1,6 @@
 """*If you're using proxy servers, you can choose to bypass the proxy server or perform your backups through the proxy server*: the real squid,
-with the configuration of docs/proxy.md, in a VM. It resolves the names itself, so its network needs the zones."""
+with the configuration of docs/proxy.md, in a VM of the hub, which is peered with the spoke that has the host and the endpoint. It resolves the
+names itself, so its own network needs the zones, whatever the host's network has."""
 
 from __future__ import annotations
 
@@ -54,7 +55,11 @@ class Proxied:
 
     def start(self) -> None:
         squid = peer("squid")
-        self.site.run("vm", "create", "proxy01", "-g", GROUP, "--vnet-name", "spoke", "--subnet", "work")
+        self.site.network("hub", "proxy01", prefix="10.30.0.0/16", subnet="10.30.1.0/24")
+        self.site.run(
+            "peering", "create", "hub-spoke", "-g", GROUP, "--vnet-name", "hub", "--remote-vnet", "spoke", "--both"
+        )
+        self.site.run("dns", "link-create", *ZONES, "-g", GROUP, "--vnet-name", "hub")
         self.folder.mkdir()
         helper = self.folder / "helper"
         helper.write_text(HELPER)
@@ -97,11 +102,12 @@ class Proxied:
 
     def unlink(self, zone: str) -> None:
         arm = connect(self.site.home)
-        (link,) = arm.list(arm.id(GROUP, "Microsoft.Network", "privateDnsZones", zone), "virtualNetworkLinks")
-        arm.delete(link["id"])
+        links = arm.list(arm.id(GROUP, "Microsoft.Network", "privateDnsZones", zone), "virtualNetworkLinks")
+        (mine,) = [link for link in links if link["properties"]["virtualNetwork"]["id"].endswith("/hub")]
+        arm.delete(mine["id"])
 
     def link(self, zone: str) -> None:
-        self.site.run("dns", "link-create", zone, "-g", GROUP, "--vnet-name", "spoke")
+        self.site.run("dns", "link-create", zone, "-g", GROUP, "--vnet-name", "hub")
         time.sleep(1.2)  # squid's own cache
 
 
