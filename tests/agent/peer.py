@@ -441,7 +441,9 @@ class Peer:
             for name, data in self.blobs.get(caller, {}).items()
             if name.startswith(f"{kind}/")
         ]
-        return {"objects": found}
+        start = int(query.get("after", ["0"])[0])
+        more = str(start + 2) if len(found) > start + 2 else None
+        return {"objects": found[start : start + 2], "next": more}
 
     def object(self, caller: str, document: Any, query: Any, name: str) -> bytes:
         self.must_be_registered()
@@ -546,7 +548,9 @@ class Peer:
             for point in self.point_list(caller)
             if item is None or item == point["item"]["name"]
         ]
-        return {"points": shown}
+        start = int(query.get("after", ["0"])[0])  # a page of two
+        more = str(start + 2) if len(shown) > start + 2 else None
+        return {"points": shown[start : start + 2], "next": more}
 
     def open_restore(self, caller: str, document: dict[str, str], query: Any) -> dict[str, Any]:
         self.must_be_registered()

@@ -114,6 +114,14 @@ def test_the_whole_way(agent: Agent, tmp_path: Path) -> None:
     assert "vault1" in agent.run("status")[0]
 
 
+def test_points_of_several_pages_are_listed_and_found(agent: Agent, tmp_path: Path) -> None:
+    """The peer's pages have two entries."""
+    agent.register()
+    made = [json.loads(agent.back_up("--json")[0])["recoveryPointId"] for _ in range(5)]
+    assert [point["id"] for point in agent.document("points")["points"]] == made[::-1]
+    agent.run("restore", made[0], "--to", tmp_path / "out", "--passphrase-file", agent.passphrase)
+
+
 def test_commands_before_registration_say_to_register(agent: Agent) -> None:
     for words in (["points"], ["status"], ["restore", "latest", "--to", "x", "--passphrase-file", agent.passphrase]):
         assert "agent register" in agent.run(*words, expect=1)[1]

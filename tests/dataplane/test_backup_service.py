@@ -12,6 +12,7 @@ from sqlalchemy import event
 
 from tests.dataplane.plane import STATISTICS, Agent, Plane, object_name, public_key, registration, registration_of
 from undercroft.clock import ManualClock
+from undercroft.dataplane import pages
 from undercroft.errors import Unavailable
 from undercroft.state import schema
 from undercroft.store.faulty import Fault, Faults, FaultyStore
@@ -251,6 +252,32 @@ async def test_after_the_last_endpoint_is_gone_the_host_must_register_again(plan
     assert registration_of(plane, agent.container_id) == "Registered"
     points = (await again.call("GET", "rec2", "/v1/points")).json["points"]
     assert [point["id"] for point in points] == [done["recoveryPointId"]]
+
+
+async def test_points_and_objects_are_answered_a_page_at_a_time(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "LONGEST", 2)
+    agent = await plane.registered()
+    made = [await agent.back_up(item) for item in ("/a", "/b", "/a", "/b", "/a")]
+
+    async def every(path: str, field: str, more: str = "?") -> list[str]:
+        found: list[str] = []
+        after = ""
+        while True:
+            page = (await agent.call("GET", "rec2", f"{path}{after}")).json
+            assert 0 < len(page[field]) <= 2
+            found += [entry.get("id") or entry["name"] for entry in page[field]]
+            if page["next"] is None:
+                return found
+            after = f"{more}after={page['next']}"
+
+    committed = [backup["recoveryPointId"] for backup in made]
+    assert await every("/v1/points", "points") == committed[::-1]
+    assert await every("/v1/points?item=%2Fa", "points", "&") == committed[::-2]
+    indexes = [backup["indexes"][0] for backup in made]
+    assert await every("/v1/objects?kind=indexes", "objects", "&") == indexes
+    for mark in ("x", "%ff", "", "YWJj", "a" * 3000):
+        answer = await agent.call("GET", "rec2", f"/v1/points?after={mark}")
+        assert answer.status == 400, mark
 
 
 async def test_accounts_wait_for_the_endpoint_but_not_on_the_public_side(plane: Plane) -> None:

@@ -118,8 +118,13 @@ class VaultDepot:
         return found
 
     def objects(self, kind: str) -> Iterable[ObjectEntry]:
-        listed = self.session.call(self._service, "GET", "/v1/objects", StoredObjects, query={"kind": kind})
-        return [ObjectEntry(entry.name, entry.size) for entry in listed.objects]
+        query, found = {"kind": kind}, []
+        while True:
+            page = self.session.call(self._service, "GET", "/v1/objects", StoredObjects, query=query)
+            found += [ObjectEntry(entry.name, entry.size) for entry in page.objects]
+            if page.next is None or not page.objects:
+                return found
+            query["after"] = page.next
 
     def _get_blob(self, name: str, offset: int, length: int | None) -> bytes:
         if length == 0:

@@ -61,6 +61,7 @@ class StoredObject(Message, frozen=True):
 
 class StoredObjects(Message, frozen=True):
     objects: tuple[StoredObject, ...]
+    next: str | None = None
 
 
 class Grant(Message, frozen=True):
@@ -98,6 +99,7 @@ class Point(Message, frozen=True):
 
 class Points(Message, frozen=True):
     points: tuple[Point, ...]
+    next: str | None = None
 
 
 class Committed(Message, frozen=True):

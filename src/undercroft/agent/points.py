@@ -14,8 +14,14 @@ SERVICE = "rec2"
 
 def list_points(session: Session, item: str | None = None) -> tuple[Point, ...]:
     """Newest first."""
-    query = {"item": item} if item is not None else None
-    return session.call(SERVICE, "GET", "/v1/points", Points, query=query).points
+    query = {"item": item} if item is not None else {}
+    found: list[Point] = []
+    while True:
+        page = session.call(SERVICE, "GET", "/v1/points", Points, query=query)
+        found += page.points
+        if page.next is None or not page.points:
+            return tuple(found)
+        query["after"] = page.next
 
 
 def find_point(session: Session, wanted: str) -> Point:

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from undercroft.clock import Clock, timestamp
 from undercroft.config import Settings
-from undercroft.dataplane import messages
+from undercroft.dataplane import messages, pages
 from undercroft.dataplane.exchange import Exchange
+from undercroft.dataplane.pages import mark, read_mark
 from undercroft.dataplane.sessions import ObjectsMissing, Sessions
 from undercroft.errors import (
     CapabilityMissing,
@@ -198,7 +199,8 @@ class BackupService:
         kind = visit.exchange.request.query.get("kind", "")
         if kind not in ("keys", "indexes"):
             raise InvalidParameter(f"kind must be keys or indexes, not '{kind[:40]}'.", target="kind")
-        return _json(messages.ObjectList(await self._sessions.objects(visit.vault, container, kind)))
+        after = read_mark(visit.exchange.request.query.get("after"))
+        return _json(await self._sessions.objects(visit.vault, container, kind, after))
 
     async def object(self, visit: Visit) -> web.StreamResponse:
         container = visit.registered()
@@ -314,8 +316,13 @@ class BackupService:
     async def points(self, visit: Visit) -> web.StreamResponse:
         container = visit.registered()
         item = visit.exchange.request.query.get("item")
-        found = await self._database.read(partial(points.listed, container_id=container.id, item_name=item))
-        return _json(messages.PointList(tuple(_entry(point) for point in found)))
+        after = read_mark(visit.exchange.request.query.get("after"))
+        found = await self._database.read(
+            partial(points.listed, container_id=container.id, item_name=item, after=after, limit=pages.LONGEST + 1)
+        )
+        shown = found[: pages.LONGEST]
+        more = mark(shown[-1].time, shown[-1].id) if len(found) > len(shown) else None
+        return _json(messages.PointList(tuple(_entry(point) for point in shown), more))
 
     async def begin_restore(self, visit: Visit) -> web.StreamResponse:
         container, now = visit.registered(), self._clock.now()
@@ -454,14 +461,14 @@ CALLS: tuple[Call, ...] = (
     _call("POST", "/v1/register", BackupService.register, "VaultCredential"),
     _call("GET", "/v1/container", BackupService.container),
     _call("POST", "/v1/paths", BackupService.paths),
-    _call("GET", "/v1/objects", BackupService.objects, query=("kind",)),
+    _call("GET", "/v1/objects", BackupService.objects, query=("kind", "after")),
     _call("GET", "/v1/objects/(?P<name>(?:keys|indexes)/[0-9a-f]{32})", BackupService.object),
     _call("POST", "/v1/backups", BackupService.begin_backup),
     _call("POST", f"/v1/backups/{_ID}/renew", BackupService.renew_backup),
     _call("POST", f"/v1/backups/{_ID}/progress", BackupService.progress),
     _call("POST", f"/v1/backups/{_ID}/commit", BackupService.commit),
     _call("POST", f"/v1/backups/{_ID}/fail", BackupService.fail),
-    _call("GET", "/v1/points", BackupService.points, query=("item",)),
+    _call("GET", "/v1/points", BackupService.points, query=("item", "after")),
     _call("POST", "/v1/restores", BackupService.begin_restore),
     _call("POST", f"/v1/restores/{_ID}/renew", BackupService.renew_restore),
     _call("POST", f"/v1/restores/{_ID}/complete", BackupService.complete_restore),

@@ -97,6 +97,7 @@ class ObjectEntry(_Out, frozen=True):
 
 class ObjectList(_Out, frozen=True):
     objects: tuple[ObjectEntry, ...]
+    next: str | None
 
 
 class BeginBackup(_In, frozen=True):
@@ -168,6 +169,7 @@ class PointEntry(_Out, frozen=True):
 
 class PointList(_Out, frozen=True):
     points: tuple[PointEntry, ...]
+    next: str | None
 
 
 class BeginRestore(_In, frozen=True):

@@ -20,8 +20,8 @@ import structlog
 
 from undercroft.clock import Clock, timestamp
 from undercroft.config import Settings
-from undercroft.dataplane import sas
-from undercroft.dataplane.messages import Commit, Grant, ObjectEntry
+from undercroft.dataplane import pages, sas
+from undercroft.dataplane.messages import Commit, Grant, ObjectEntry, ObjectList
 from undercroft.errors import Conflict, DamagedData, NotFound, UndercroftError
 from undercroft.state.database import Connection, Database
 from undercroft.store.store import ObjectInfo, Store
@@ -105,14 +105,24 @@ class Sessions:
             return None
         return f"{vault.region}/blobs/{container.protection_account}/{container.blob_container}/"
 
-    async def objects(self, vault: VaultRecord, container: Container, kind: str) -> tuple[ObjectEntry, ...]:
-        """Oldest first."""
+    async def objects(
+        self, vault: VaultRecord, container: Container, kind: str, after: tuple[str, str] | None
+    ) -> ObjectList:
+        """A page, oldest first."""
         folder = self.folder(vault, container)
         if folder is None:
-            return ()
-        found = [info async for info in self._store.list(f"{folder}{kind}/")]
-        found.sort(key=lambda info: (info.modified, info.name))
-        return tuple([ObjectEntry(info.name[len(folder) :], info.size, await self._digest(info)) for info in found])
+            return ObjectList((), None)
+        found = [
+            (info.modified.isoformat(timespec="microseconds"), info.name, info)
+            async for info in self._store.list(f"{folder}{kind}/")
+        ]
+        found.sort(key=lambda entry: entry[:2])
+        if after is not None:
+            found = [entry for entry in found if entry[:2] > (after[0], folder + after[1])]
+        shown = found[: pages.LONGEST]
+        entries = [ObjectEntry(name[len(folder) :], info.size, await self._digest(info)) for _, name, info in shown]
+        more = pages.mark(shown[-1][0], entries[-1].name) if len(found) > len(shown) else None
+        return ObjectList(tuple(entries), more)
 
     async def _digest(self, info: ObjectInfo) -> str:
         """SHA-256 of an object, remembered: objects never change."""

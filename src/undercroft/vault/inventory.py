@@ -217,14 +217,7 @@ def point_page(
     limit: int = 1000,
 ) -> tuple[Point, ...]:
     """The points of one item, newest first."""
-    found = [
-        one
-        for one in points.listed(connection, container_id, item_name)
-        if (since is None or one.time >= since)
-        and (until is None or one.time <= until)
-        and (after is None or one.time < after[0] or (one.time == after[0] and one.id > after[1]))
-    ]
-    return tuple(found[:limit])
+    return points.listed(connection, container_id, item_name, since=since, until=until, after=after, limit=limit)
 
 
 def _behind(time: Column[Any], id: Column[Any], mark: Mark) -> ColumnElement[bool]:

@@ -116,13 +116,30 @@ def add(connection: Connection, vault_key: str, item_id: str, commit: CommitObje
     return True
 
 
-def listed(connection: Connection, container_id: str, item_name: str | None = None) -> tuple[Point, ...]:
-    """A container's points, newest first."""
+def listed(
+    connection: Connection,
+    container_id: str,
+    item_name: str | None = None,
+    *,
+    since: str | None = None,
+    until: str | None = None,
+    after: tuple[str, str] | None = None,
+    limit: int = 1000,
+) -> tuple[Point, ...]:
+    """A container's points, newest first: at most ``limit`` of those behind ``after``, the (time, id) of the last one seen. ``since`` and
+    ``until`` bound the time."""
     table, items = schema.recovery_points, schema.protected_items
     query = _query().where(table.c.container_id == container_id).order_by(table.c.time.desc(), table.c.id)
     if item_name is not None:
         query = query.where(items.c.name == item_name)
-    return tuple(_point(row) for row in connection.execute(query))
+    if since is not None:
+        query = query.where(table.c.time >= since)
+    if until is not None:
+        query = query.where(table.c.time <= until)
+    if after is not None:
+        time, point = after
+        query = query.where((table.c.time < time) | ((table.c.time == time) & (table.c.id > point)))
+    return tuple(_point(row) for row in connection.execute(query.limit(limit)))
 
 
 def any_of(connection: Connection, container_id: str) -> bool:
