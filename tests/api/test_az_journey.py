@@ -178,6 +178,24 @@ def test_the_management_steps_of_the_article(az: Az) -> None:
     left = az(f"network private-dns record-set mx remove-record {mail} 10")
     assert left["mxRecords"] == [{"exchange": "mail.corp.example", "preference": 20}]
 
+    # Security groups: before the endpoint's subnet and one VM, whose effective rules are shown
+    az("network nsg create -g rg -n guard -l westeurope")
+    az(
+        "network nsg rule create -g rg --nsg-name guard -n login --priority 100 --direction Outbound --protocol Tcp "
+        "--destination-address-prefixes AzureActiveDirectory --destination-port-ranges 443 8443"
+    )
+    guarded = az(
+        "network vnet subnet update -g rg --vnet-name spoke -n pe --network-security-group guard "
+        "--private-endpoint-network-policies NetworkSecurityGroupEnabled"
+    )
+    assert guarded["networkSecurityGroup"]["id"].endswith("/guard")
+    az.deployment.run("vm", "create", "web01", "-g", "rg", "--vnet-name", "spoke", "--subnet", "pe")
+    updated = az("network nic update -g rg -n web01-nic --network-security-group guard")
+    assert updated["networkSecurityGroup"]["id"].endswith("/guard")
+    effective = az("network nic list-effective-nsg -g rg -n web01-nic")["value"]
+    assert [one["effectiveSecurityRules"][0]["name"] for one in effective] == ["securityRules/login"] * 2
+    assert "InUseNetworkSecurityGroupCannotBeDeleted" in az("network nsg delete -g rg -n guard", expect=1)
+
     # Access control: a role given to another principal, seen, and taken away
     other = az.deployment.run("principal", "create", "networker").json
     scope = f"/subscriptions/{az.connection['subscriptionId']}/resourceGroups/rg"
