@@ -101,6 +101,8 @@ def test_without_access_to_entra_id_the_agent_names_the_login_endpoint(site: Dep
     assert reached(site, BACKUP, BLOB, QUEUE, LOGIN_ADDRESS) == [BACKUP, BLOB, QUEUE]
     said = site.backup(site.home.parent / "files", expect=1).err
     assert "UserErrorCannotConnectToAzureActiveDirectoryService" in said
+    denied = site.run("nsg", "test", "web01", "-g", GROUP, "--address", LOGIN_ADDRESS, expect=1).out
+    assert "work at spoke/work: Deny by login, priority 100" in denied
     assert f"{LOGIN}: connection to {LOGIN_ADDRESS}:443 timed out" in said
     assert "private endpoint does not cover" in said and "tag AzureActiveDirectory" in said
     forget(site, "login")

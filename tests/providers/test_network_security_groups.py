@@ -293,6 +293,28 @@ async def test_effective_rules_are_those_that_the_fabric_got(here: Site) -> None
     assert missing.status == 404
 
 
+async def test_virtual_network_grows_and_shrinks_with_what_is_connected(here: Site) -> None:
+    """The tag is taken from the same answer as the routes, so a peering changes it in the same transaction."""
+    made = await group(here)
+    await attach(here, made["id"])
+    other = f"{here.network}/virtualNetworks/other"
+    await here.make(
+        other, {"location": "westeurope", "properties": {"addressSpace": {"addressPrefixes": ["10.8.0.0/16"]}}}
+    )
+
+    def inside(address: str) -> bool:
+        (filter,) = told(here).filters
+        return any(IPv4Address(address) in block for block in filter.inbound[0].sources)
+
+    assert inside("10.1.0.1") and not inside("10.8.0.1")
+    for near, far in ((here.spoke, other), (other, here.spoke)):
+        properties = {"remoteVirtualNetwork": {"id": far}, "allowVirtualNetworkAccess": True}
+        await here.make(f"{near}/virtualNetworkPeerings/p", {"properties": properties})
+    assert inside("10.1.0.1") and inside("10.8.0.1")
+    assert (await here.send("DELETE", f"{other}/virtualNetworkPeerings/p")).status == 200
+    assert not inside("10.8.0.1")
+
+
 async def test_a_resource_group_goes_with_its_security_groups(here: Site) -> None:
     made = await group(here, rule("x"))
     await here.make(here.machine_id(), machine(here))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from ipaddress import IPv4Address
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from undercroft.cli.flows import Flow
 from undercroft.cli.local import HomeOption
 from undercroft.cli.management import (
     Arm,
@@ -166,6 +168,40 @@ def effective(vm: str, *, group: GroupOption, home: HomeOption, as_json: JsonOpt
                 ("Ports", "destinationPortRanges"),
             ),
         )
+
+
+@_nsg.command(name="test")
+def test(
+    vm: str,
+    *,
+    group: GroupOption,
+    home: HomeOption,
+    address: Annotated[IPv4Address, Parameter(help="The other end.")],
+    port: Annotated[int, Parameter(help="The port of whoever is called.")] = 443,
+    protocol: Annotated[Literal["Tcp", "Udp", "Icmp"], Parameter(help="Of the packet.")] = "Tcp",
+    direction: Annotated[Literal["Outbound", "Inbound"], Parameter(help="As the VM sees it.")] = "Outbound",
+) -> int:
+    """Say whether a VM's security groups let a first packet pass, and which rule of which group decides. Status 1: denied.
+
+    It looks at the groups of this VM only: those of another VM, and one before an endpoint, decide as well.
+    """
+    arm = connect(home)
+    interface = arm.get(_interface(arm, group, vm))
+    own = IPv4Address(interface["properties"]["ipConfigurations"][0]["properties"]["privateIPAddress"])
+    groups = arm.post(f"{interface['id']}/effectiveNetworkSecurityGroups")["value"]
+    flow = Flow(direction, protocol, own, address, port)
+    for one in groups if direction == "Inbound" else reversed(groups):
+        place = f"{one['networkSecurityGroup']['id'].rsplit('/', 1)[-1]} at {_place(next(iter(one['association'].values()))['id'])}"
+        rule = flow.decided_by(one["effectiveSecurityRules"])
+        if rule is None:
+            print(f"{place}: not asked; the platform is exempt from rules that do not name it by its tag")
+            continue
+        print(f"{place}: {rule['access']} by {rule['name'].rsplit('/', 1)[-1]}, priority {rule['priority']}")
+        if rule["access"] != "Allow":
+            print("denied")
+            return 1
+    print("allowed")
+    return 0
 
 
 @_rule.command(name="create")

@@ -83,6 +83,9 @@ class Network:
         self._mark = mark
         self._changed = changed
         self._table = Table(self.namespace)
+        self._filtered: object = None
+        self._rules = ""
+        """The table's text for ``_filtered``: what it was made from."""
         self._plan: Plan | None = None
         self._host_plans: dict[str, Plan] = {}
 
@@ -141,7 +144,11 @@ class Network:
 
     def _filter(self, specification: NetworkSpecification) -> list[Drift]:
         links = {id: _link_name(host.link) for id, host in self.hosts.items()}
-        changed = self._table.apply(ruleset(specification, links), f"network {self.id}")
+        filtered = tuple((host.id, links[host.id], host.filters) for host in specification.hosts)
+        wanted = specification.filters, specification.guards, filtered
+        if wanted != self._filtered:
+            self._rules, self._filtered = ruleset(specification, links), wanted
+        changed = self._table.apply(self._rules, f"network {self.id}")
         return [] if changed is None else [Drift(self.id, "security rules", created=changed)]
 
     def _connect_hosts(self) -> list[Drift]:

@@ -14,7 +14,7 @@ from undercroft.vnet.security_groups import GroupRecord
 from undercroft.vnet.security_rules import Compiled, compiled
 from undercroft.vnet.service_tags import Surroundings, canonical
 
-__all__ = ["effective_security_groups"]
+__all__ = ["effective_rule", "effective_security_groups"]
 
 
 def effective_security_groups(
@@ -41,11 +41,11 @@ def _group(group: GroupRecord, kind: str, member: str, around: Surroundings) -> 
     return {
         "networkSecurityGroup": {"id": group.id},
         "association": {kind: {"id": member}},
-        "effectiveSecurityRules": [_rule(rule) for rule in rules],
+        "effectiveSecurityRules": [effective_rule(rule) for rule in rules],
     }
 
 
-def _rule(compiled: Compiled) -> dict[str, Any]:
+def effective_rule(compiled: Compiled) -> dict[str, Any]:
     rule = compiled.rule
     shown: dict[str, Any] = {
         "name": f"{'defaultSecurityRules' if compiled.default else 'securityRules'}/{rule.name}",
