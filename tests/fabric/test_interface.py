@@ -175,6 +175,25 @@ async def test_the_machines_own_addresses_are_never_taken_or_removed(fabric: Fab
         machine.ip(f"addr del {SECOND}/32 dev {INTERFACE}")
 
 
+async def test_somebody_who_claims_an_address_later_is_answered_and_told_of(fabric: Fabric) -> None:
+    await fabric.apply(network(FIRST))
+    neighbour = fabric.wire.neighbour
+    mac = neighbour.run("ip", "-o", "link", "show", INTERFACE).split("link/ether ")[1].split()[0]
+    claim = (
+        "from ipaddress import IPv4Address; from undercroft.fabric.arp import Arp\n"
+        f"with Arp('{INTERFACE}') as arp: arp.announce([IPv4Address('{FIRST}')] * 3)"
+    )
+    with fabric.wire.listening() as ear:
+        ear.heard()
+        neighbour.run(sys.executable, "-c", claim)
+        until(lambda: any(one.announces == FIRST and one.mac != mac for one in ear.heard()))
+    drifts = await fabric.apply(network(FIRST))
+    assert [(drift.what, drift.created, drift.refused) for drift in drifts] == [
+        (f"address {FIRST}: {mac} claims it as well; announced again", False, None)
+    ]
+    assert await fabric.apply(network(FIRST)) == ()
+
+
 async def test_what_somebody_removed_comes_back_and_is_announced(fabric: Fabric) -> None:
     await fabric.apply(network(FIRST))
     fabric.wire.machine.ip(f"addr del {FIRST}/32 dev {INTERFACE}")

@@ -18,6 +18,7 @@ def test_a_simulation_says_so_and_refuses_what_it_cannot(tmp_path: Path) -> None
         assert "SIMULATION" in said
         assert "fabric probe" in said
         assert deployment.connection["fabric"] == "loopback"
+        assert "SIMULATION" in deployment.run("status").out
         deployment.run("group", "create", "rg", "-l", "westeurope")
         deployment.vault("safe")
         refused = deployment.run("vnet", "create", "v", "-g", "rg", expect=1).err

@@ -111,10 +111,12 @@ def down(*, home: HomeOption) -> int:
         os.close(descriptor)
         print("A fabric left behind by a killed supervisor was ended.")
     place.connection_file.unlink(missing_ok=True)
-    ended = clear(place.fabric_socket) if fabric is None and place.run.exists() else 0
+    ended, removed = clear(place.fabric_socket) if fabric is None and place.run.exists() else (0, 0)
     if ended:
         print(f"{ended} processes of VMs, left behind by a killed fabric, were ended.")
-    elif fabric is None:
+    if removed:
+        print(f"{removed} addresses, left on an interface by a killed fabric, were removed.")
+    if fabric is None and not ended and not removed:
         print(f"Undercroft does not run for {place.root}.", file=sys.stderr)
         return NOT_RUNNING
     return 0

@@ -11,7 +11,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from types import TracebackType
@@ -118,6 +118,13 @@ class Arp:
                     taken[address] = packet.sender_mac
                     open_questions.discard(address)
         return taken
+
+    def heard(self) -> Iterator[Packet]:
+        """What others say, one after the other, for as long as the link is up; ``OSError`` then."""
+        while True:
+            packet = Packet.parse(self._socket.recv(2048))
+            if packet is not None and packet.sender_mac != self.mac:
+                yield packet
 
     def announce(self, addresses: Collection[IPv4Address]) -> None:
         for address in sorted(addresses):

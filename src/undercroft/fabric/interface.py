@@ -10,7 +10,8 @@ Vocabulary: *ours* are the addresses that we added, each a /32 with the label ``
 - **The machine stays the operator's.** The interface is not set up or down, no route, sysctl or neighbour is touched, nothing listens on
   every address. ``host.address`` may be an address that the machine has already; then it is used and never removed.
 
-Not covered: somebody who takes an address that we have had for a while. Both answer then, as with any two machines.
+- **Afterwards** every ARP packet on the wire is looked at (RFC 5227 section 2.4). Whoever claims an address of ours is answered with an
+  announcement, at most once in ten seconds, and reported by the next ``apply``: the address stays ours, but two machines answer for it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -42,7 +44,10 @@ _IP_FREEBIND = 15
 _LABEL = ":uc"
 _LONGEST_LABEL = 15
 _SECOND_ANNOUNCEMENT = 2.0
-"""Seconds (RFC 5227: ANNOUNCE_INTERVAL)."""
+_DEFEND_SECONDS = 10.0
+"""Of RFC 5227: ANNOUNCE_INTERVAL, DEFEND_INTERVAL."""
+_LINK_SECONDS = 1.0
+"""Between two looks whether a link is back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +204,8 @@ class InterfaceDriver:
 
     def __init__(self, options: InterfaceOptions, record: Path) -> None:
         self._options = options
+        self._claims: dict[IPv4Address, bytes] = {}
+        """Who else claimed an address of ours since the last ``apply``."""
         self._path = record
         self._lock = threading.Lock()
         self._boot = Record.current_boot()
@@ -211,6 +218,23 @@ class InterfaceDriver:
         self._capabilities = capabilities_of("host", interface=options.name, on_link=interface.on_link)
         self._netlink = Netlink()
         self._adopt()
+        threading.Thread(target=self._watch, name="arp", daemon=True).start()
+
+    def _watch(self) -> None:
+        """For life: hear who else claims what is ours."""
+        defended: dict[IPv4Address, float] = {}
+        while True:
+            try:
+                with Arp(self._options.name) as arp:
+                    for packet in arp.heard():
+                        if any(one.address == packet.sender for one in self._ours):
+                            self._claims[packet.sender] = packet.sender_mac
+                            now = time.monotonic()
+                            if now - defended.get(packet.sender, 0.0) > _DEFEND_SECONDS:
+                                defended[packet.sender] = now
+                                arp.announce([packet.sender])
+            except OSError:  # the link is down, or gone
+                time.sleep(_LINK_SECONDS)
 
     def _adopt(self) -> None:
         record = _read(self._path)
@@ -303,6 +327,11 @@ class InterfaceDriver:
         self._carried = link.carrier
         self._announce([one.address for one in (self._ours if returned else added)])
         drifts += [Drift(network, f"address {one}", created=one not in lost) for one in sorted(added, key=_order)]
+        claims, self._claims = self._claims, {}
+        drifts += [
+            Drift(network, f"address {address}: {written(mac)} claims it as well; announced again", created=False)
+            for address, mac in sorted(claims.items())
+        ]
         drifts += [
             Drift(network, f"address {address} is refused: {why}", created=False, refused=address)
             for address, why in sorted(refused.items())

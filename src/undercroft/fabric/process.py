@@ -241,7 +241,8 @@ def run(
         if ended:
             print(f"fabric: ended {ended} processes of the last run's VMs.", file=sys.stderr)
         if interface is None:
-            _take_away(path)
+            if removed := take_away(_addresses(path)):
+                print(f"fabric: removed {removed} addresses that the last run left on its interface.", file=sys.stderr)
             chosen = _prepare(driver, vms, record)
         else:
             chosen = InterfaceDriver(interface, _addresses(path))
@@ -259,20 +260,15 @@ def run(
         asyncio.run(_serve(listener, chosen, ready))
 
 
-def clear(path: Path) -> int:
-    """End what a killed fabric left, without starting another; how many processes. ``LocalProblem`` if one still serves."""
+def clear(path: Path) -> tuple[int, int]:
+    """End what a killed fabric left, without starting another: how many processes, and how many addresses on an interface.
+    ``LocalProblem`` if one still serves."""
     with ExitStack() as undo:
         _lock(path, undo)
         ended = end_survivors(_record(path))
-        _take_away(path)
+        removed = take_away(_addresses(path))
         path.unlink(missing_ok=True)
-    return ended
-
-
-def _take_away(path: Path) -> None:
-    removed = take_away(_addresses(path))
-    if removed:
-        print(f"fabric: removed {removed} addresses that the last run left on its interface.", file=sys.stderr)
+    return ended, removed
 
 
 def _addresses(path: Path) -> Path:
