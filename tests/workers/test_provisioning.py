@@ -6,9 +6,10 @@ import asyncio
 import signal
 import time
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from tests.vnet import world as state_world
 from tests.workers.node import Node, until
@@ -20,6 +21,7 @@ from undercroft.vault import connections, members, vaults
 from undercroft.vault.connections import Status
 from undercroft.vnet import allocations, endpoints, zones
 
+RECORD = zones.RecordSet("a", "A", 10, ("10.9.9.9",), (), "etag")
 BACKUP_ZONE = "privatelink.we.backup.windowsazure.com"
 FIRST = "10.0.0.5"
 """The first endpoint address after the VM's, 10.0.0.4."""
@@ -311,3 +313,26 @@ async def test_one_network_that_cannot_be_built_does_not_keep_the_others_busy(wo
         return bad in await world.fabric.networks()
 
     await until(built, 20)
+
+
+async def test_what_nothing_was_written_about_is_looked_at_without_reading_its_state(world: Node) -> None:
+    """An idle deployment must not read itself every reconcile period; damage is mended all the same."""
+    network, vm, _, _ = world.state(laid_out)
+    assert await world.provisioner.settle([network])
+    for _ in range(2):  # the first one writes: it drops the notes of changes that are published
+        await world.provisioner.converge_all()
+    read: list[str] = []
+
+    def keep(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        read.append(statement)
+
+    event.listen(world.database.engine, "before_cursor_execute", keep)
+    inner = await world.provisioner.converge_all()
+    assert inner == ()
+    assert not [statement for statement in read if "allocations" in statement or "members" in statement], read
+    read.clear()
+    world.state(lambda connection: zones.put_record_set(connection, "/zones/z", RECORD))
+    await world.provisioner.converge_all()
+    assert [statement for statement in read if "allocations" in statement]
+    event.remove(world.database.engine, "before_cursor_execute", keep)
+    assert (await world.connect(vm, FIRST)).startswith("open")

@@ -181,7 +181,7 @@ class Application:
             return None
         subscription = segments[1].lower()
         if subscription not in self._subscriptions:
-            if not await self._database.read(lambda connection: subscription_exists(connection, subscription)):
+            if not self._database.look(lambda connection: subscription_exists(connection, subscription)):
                 raise subscription_missing(segments[1])
             self._subscriptions.add(subscription)
         return None

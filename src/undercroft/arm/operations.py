@@ -120,7 +120,7 @@ def routes(database: Database, namespaces: Iterable[str]) -> tuple[Route, ...]:
 async def _visible(database: Database, call: Call) -> Operation:
     """The operation, if the caller may read the resource it is about. To others it does not exist."""
     id = call.parameters["operation"]
-    operation = await database.read(lambda connection: get(connection, id))
+    operation = database.look(lambda connection: get(connection, id))
     if operation is not None:
         resource = ResourceId.parse(operation.resource_key)
         right = resource.type

@@ -166,7 +166,7 @@ class Application:
         assert isinstance(presented, Bearer)
         claims = self._tokens.verify(presented.token, self._audience)
         exchange.principal = f"{claims.kind}:{claims.client_id}"
-        known = await self._database.read(partial(_read_caller, claims=claims))
+        known = self._database.look(partial(_read_caller, claims=claims))
         found = backup.find_call(request.method, request.path)
         kinds = (found[0].kind,) if found else ("Container", "VaultCredential")
         admission.enter(exchange.door, exchange.host, known.caller, _rule(known.vault), kinds)
@@ -194,7 +194,7 @@ class Application:
         container, blob = _resource(request)
         token = sas.parse(query)
         exchange.principal = f"Sas:{name}/{container}"
-        found = await self._database.read(partial(_read_account, name=name, container=container))
+        found = self._database.look(partial(_read_account, name=name, container=container))
         if found is None:
             raise sas.unknown_account()
         account, known = found

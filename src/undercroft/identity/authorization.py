@@ -64,7 +64,7 @@ class Authorization:
         if known is not None and now - known[0] < _STALE:
             return known[1]
         generation = self._generation
-        rows = await self._database.read(lambda connection: assignments.of_principal(connection, object_id))
+        rows = self._database.look(lambda connection: assignments.of_principal(connection, object_id))
         roles = ((row.scope_key, by_id(row.role_definition_id)) for row in rows)
         grants = tuple(_Grant(scope_key, role) for scope_key, role in roles if role is not None)
         if generation == self._generation:  # otherwise what was read may be older than the change

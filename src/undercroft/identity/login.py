@@ -157,7 +157,7 @@ class Login:
         client_id = form.get("client_id") or (unverified_client(assertion) if assertion else None)
         if not client_id:
             raise LoginRefused(400, "invalid_request", 90014, "The request must contain the parameter 'client_id'.")
-        principal = await self._database.read(lambda connection: principals.find(connection, client_id))
+        principal = self._database.look(lambda connection: principals.find(connection, client_id))
         if principal is None:
             raise LoginRefused(
                 400,

@@ -133,14 +133,12 @@ def reading(
     async def one(call: Call) -> Reply:
         return Reply(
             200,
-            await parts.database.read(
-                lambda connection: show(connection, resources.require(connection, call.id, into))
-            ),
+            parts.database.look(lambda connection: show(connection, resources.require(connection, call.id, into))),
         )
 
     async def every(call: Call) -> Reply:
         if within is not None:
-            await parts.database.read(lambda connection: resources.require(connection, call.id, within))
+            parts.database.look(lambda connection: resources.require(connection, call.id, within))
         return await listing(parts, call, type, into, show)
 
     return one, every
@@ -165,7 +163,7 @@ async def answer(
             return operation
 
         operation = await parts.database.write(follow)
-        body = None if show is None else await parts.database.read(show)
+        body = None if show is None else parts.database.look(show)
         if isinstance(body, dict) and isinstance(body.get("properties"), dict):
             body["properties"]["provisioningState"] = "Updating"
         return operations.accepted(
@@ -176,7 +174,7 @@ async def answer(
             body=body,
             status=202 if show is None else status,
         )
-    return Reply(status, None if show is None else await parts.database.read(show))
+    return Reply(status, None if show is None else parts.database.look(show))
 
 
 Remove: TypeAlias = Callable[[Connection, Collaborators, ResourceId, str | None], tuple[str, ...] | None]

@@ -349,6 +349,7 @@ protected_items = Table(
     Column("kind", String, nullable=False, doc="files"),
     Column("created", String, nullable=False),
     UniqueConstraint("container_id", "name", name="one_item_per_name"),
+    Index("protected_items_by_vault", "vault_key"),
 )
 
 backups = Table(
@@ -364,6 +365,7 @@ backups = Table(
     Column("started", String, nullable=False),
     Column("point_id", String, doc="of a committed one: committing twice answers the same point"),
     Index("backups_by_container", "container_id", "status"),
+    Index("backups_by_vault", "vault_key"),
 )
 
 jobs = Table(

@@ -75,6 +75,8 @@ class Provisioner:
         """One per network while somebody holds or awaits it."""
         self._applied: dict[str, NetworkSpecification] = {}
         """What each network was last made to be; a network that is not in it is built, and its listeners taken anew."""
+        self._followed: dict[str, int] = {}
+        """How many changes of state there were when each network was last read and made."""
         self._shown: dict[str, Mapping[IPv4Address, Door]] = {}
         """By these doors, the public names of their vaults were published."""
         self._refused: dict[str, frozenset[IPv4Address]] = {}
@@ -236,18 +238,37 @@ class Provisioner:
         if lock is None:
             self._locks[key] = lock = asyncio.Lock()
         async with lock:
+            changes = self._database.changes
             try:
+                if thorough and self._followed.get(key) == changes and (drift := await self._look(key)) is not None:
+                    return drift
                 plan = await self._database.read(lambda connection: _read(connection, key))
                 if plan is None:
                     await self._remove(key)
                     return ()
-                return await self._make(plan, thorough)
+                drift = await self._make(plan, thorough)
+                self._followed[key] = changes
+                return drift
             except NamesUnavailable:
                 self._wake.set()
                 raise
             except Unavailable:
                 self._forget_world()
                 raise
+
+    async def _look(self, key: str) -> tuple[Drift, ...] | None:
+        """Nothing was written since this network was made as the state says: only the world can differ, so state need not be read
+        for it. None: there is more to it, and the plan is needed."""
+        wanted = self._applied.get(key)
+        if wanted is None or self._refused.get(key) or self._publisher.lost or key not in await self._existing():
+            return None
+        drift = await self._fabric.apply(wanted)
+        if any(one.refused is not None for one in drift):
+            return None
+        lost = await self._listening.keep(key, wanted)
+        drift += tuple(Drift(key, what, created=False) for what in lost)
+        self._tell(key, drift)
+        return drift
 
     async def _make(self, plan: plans.NetworkPlan | siteplans.SitePlan, thorough: bool) -> tuple[Drift, ...]:
         key = plan.key
@@ -336,6 +357,7 @@ class Provisioner:
         await self._fabric.remove(key)
         self._applied.pop(key, None)
         self._refused.pop(key, None)
+        self._followed.pop(key, None)
         self._built.discard(key)
         await self._publisher.forget(key)
         await self._publish_accounts(key, {})

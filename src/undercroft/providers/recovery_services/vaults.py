@@ -383,7 +383,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         return await shown(call, write)
 
     async def get(call: Call) -> Reply:
-        return Reply(200, await parts.database.read(lambda connection: show(connection, _one(connection, call))))
+        return Reply(200, parts.database.look(lambda connection: show(connection, _one(connection, call))))
 
     async def delete(call: Call) -> Reply:
         """204 when it is done: the SDK takes 202 and 204 of a vault, and calls 200 an error."""
