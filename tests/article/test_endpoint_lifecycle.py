@@ -160,6 +160,36 @@ def test_several_endpoints_of_several_vaults_stand_in_one_subnet(place: Place, w
     assert web01.look(*next(iter(ours.items()))).status == "200"
 
 
+def test_several_endpoints_of_one_vault_in_one_zone_overwrite_each_other(place: Place, web01: Observer) -> None:
+    """Pains B13, as in Azure: the last to write has the record, in both networks; and either's end takes it from both."""
+    name, address = place.site.named(place.door, "-id1.")
+    assert web01.look(name).addresses == (address,)
+    place.site.integrate(place.tight, place.narrow, *ZONES)
+    elsewhere = place.site.names(place.tight)[name]
+    seen = web01.look(name, elsewhere)
+    assert seen.addresses == (elsewhere,) and seen.status != "200", (
+        "an address of the other network, which is not reached"
+    )
+    group = place.tight.child("privateDnsZoneGroups", "default")
+    place.site.arm.delete(group)
+    assert web01.look(name).rcode == "NXDOMAIN", "the record was one"
+    again(place)
+    assert web01.look(*place.site.named(place.door, "-id1.")).status == "200"
+
+
+def test_address_demand_is_told_before_and_at_creation(place: Place) -> None:
+    """The subnet of ``tight`` has no room; one with eleven addresses less a VM's will be too small when the vault is used."""
+    run = place.site.deployment.run
+    where = ("-g", GROUP, "--vnet-name", "narrow", "--subnet")
+    said = run("endpoint", "forecast", *where, "small", "--hosts", "20", expect=1).out
+    assert said.startswith("Refused") and "/26" in said
+    assert run("endpoint", "forecast", *where, "work", "--vault", "other", "--hosts", "20").out.startswith("Fits")
+    place.site.arm.put(f"{place.narrow}/subnets/slim", {"properties": {"addressPrefix": "10.20.3.0/28"}})
+    place.site.machine("neighbour", place.narrow, subnet="slim")
+    made = run("endpoint", "create", "slim", *where, "slim", "--vault", "other")
+    assert made.err.startswith("Warning: slim is AtRisk: it will need 3 more addresses and the subnet has 2")
+
+
 def reject(place: Place, endpoint: ResourceId) -> None:
     place.site.decide(endpoint, place.vault, "Rejected")
 

@@ -89,7 +89,19 @@ async def test_a_vault_in_use_needs_all_at_once(here: Site) -> None:
 
 async def test_a_secondary_endpoint_does_not_grow(here: Site) -> None:
     found = await asked(here, f"{here.spoke}/subnets/work", groupIds=["azurebackup_SECONDARY"], hosts=50)
-    assert found["addressesNeeded"] == 8
+    assert (found["addressesNeeded"], found["verdict"]) == (8, "Fits")
+
+
+async def test_what_else_would_refuse_the_endpoint_is_said_as_well(here: Site) -> None:
+    """A used vault, or the wrong region: however large the subnet is."""
+    work = f"{here.spoke}/subnets/work"
+    found = await asked(here, work, privateLinkServiceId=here.vault_id(), groupIds=["AzureBackup_secondary"])
+    assert (found["verdict"], found["blockedBy"]) == ("Refused", "InvalidPrivateEndpointRegion")
+    assert "northeurope" in found["message"]
+    await register(here, "web01")
+    found = await asked(here, work, privateLinkServiceId=here.vault_id())
+    assert (found["verdict"], found["blockedBy"]) == ("Refused", "UserErrorPrivateEndpointNotAllowedOnUsedVault")
+    assert await made(here, "pe1", work) == 409
 
 
 async def test_bad_questions_are_named(here: Site) -> None:

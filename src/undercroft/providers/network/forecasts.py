@@ -8,12 +8,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from undercroft.arm.call import Call, Reply, Route, parse
-from undercroft.errors import InvalidParameter, NotFound
+from undercroft.errors import InvalidParameter, NotFound, UndercroftError
 from undercroft.names import ResourceId
 from undercroft.providers.collaborators import Collaborators, Echo
-from undercroft.vault import demand, vaults
+from undercroft.vault import demand, eligibility, vaults
 from undercroft.vault.demand import Demand
+from undercroft.vault.vaults import VaultRecord
 from undercroft.vnet import allocations, endpoints, networks
+from undercroft.vnet.endpoints import Group
 from undercroft.vnet.forecast import Forecast, Verdict, forecast
 from undercroft.vnet.networks import SubnetRecord
 
@@ -41,16 +43,34 @@ def claims(connection: Connection, subnet: SubnetRecord) -> int:
     return claimed
 
 
-def _show(subnet: SubnetRecord, wanted: Demand, found: Forecast) -> dict[str, Any]:
+def _refusal(
+    connection: Connection, subnet: SubnetRecord, vault: VaultRecord | None, group: Group
+) -> UndercroftError | None:
+    """What would refuse the endpoint however large the subnet is: its region, or the vault's past."""
+    network = networks.get(connection, subnet.network_key)
+    if vault is None or network is None:
+        return None
+    try:
+        endpoints.check_regions(group, network.region, network.region, vault.region)
+        eligibility.check_approval(connection, vault, group)
+    except UndercroftError as error:
+        return error
+    return None
+
+
+def _show(subnet: SubnetRecord, wanted: Demand, found: Forecast, refusal: UndercroftError | None) -> dict[str, Any]:
     steps = (
         ("creation", wanted.creation),
         ("firstRegistration", wanted.registration),
         ("firstBackup", wanted.first_backup),
         ("furtherHosts", wanted.further_hosts),
     )
+    verdict = found.verdict if refusal is None else Verdict.REFUSED
+    blocked = {} if refusal is None else {"blockedBy": refusal.code}
     return {
-        "verdict": found.verdict.value,
-        "message": _message(subnet, wanted, found),
+        "verdict": verdict.value,
+        **blocked,
+        "message": _message(subnet, wanted, found) if refusal is None else refusal.message,
         "addressPrefix": subnet.value.address_prefix,
         "capacity": found.capacity,
         "freeAddresses": found.free,
@@ -92,15 +112,15 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             subnet = networks.get_subnet(connection, call.id.key)
             if subnet is None:
                 raise NotFound(f"The subnet {call.id} was not found.")
-            if vault_id is None:
+            vault = None if vault_id is None else vaults.require(connection, vault_id.key)
+            if vault is None:
                 wanted = demand.of_new_vault(group, body.hosts)
             else:
-                vault = vaults.require(connection, vault_id.key)
                 wanted = demand.of_vault(connection, vault.key, group, body.hosts)
             prefix = subnet.value.prefix
             used = allocations.capacity(prefix) - allocations.free_count(connection, subnet)
             found = forecast(prefix, used, claims(connection, subnet), wanted.creation, wanted.total)
-            return _show(subnet, wanted, found)
+            return _show(subnet, wanted, found, _refusal(connection, subnet, vault, group))
 
         return Reply(200, await parts.database.read(read))
 
