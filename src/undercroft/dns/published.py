@@ -60,12 +60,21 @@ class Published:
                 after[key] = before[key]
         if after == before:
             return tuple(refused.values())
-        if after:
-            self._zones[change.zone] = after
-        else:
-            self._zones.pop(change.zone, None)
-        self._show(network for network, links in self._links.items() if any(link.zone == change.zone for link in links))
+        try:
+            self._put_zone(change.zone, after)
+        except (
+            InvalidInput
+        ) as error:  # each can be served, and not beside what is there: nothing of the change is taken
+            self._put_zone(change.zone, before)
+            return (*refused.values(), error.message)
         return tuple(refused.values())
+
+    def _put_zone(self, zone: str, records: Mapping[Key, RecordSetView]) -> None:
+        if records:
+            self._zones[zone] = records
+        else:
+            self._zones.pop(zone, None)
+        self._show(network for network, links in self._links.items() if any(link.zone == zone for link in links))
 
     def keep_zones(self, zones: frozenset[str]) -> None:
         for zone in self._zones.keys() - zones:

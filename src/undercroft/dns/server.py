@@ -278,25 +278,29 @@ class NameServer:
         cookie = self._cookie(query, client)
         rendered = served.cache.find(query)
         if rendered is None:
-            if served.handlers is None:
-                return message.finish(query, message.render(query, _NOT_READY), cookie)
-            steps = resolution(served.handlers, query.question)
-            try:
-                inquiry = next(steps)
-                while self._forwarder is not None and (remembered := self._forwarder.recall(inquiry)) is not None:
-                    inquiry = steps.send(remembered)
-            except StopIteration as end:
-                answer: Answer = end.value
-                rendered = message.render(query, answer)
-                if not answer.lasting:
-                    return message.finish(query, rendered, cookie)
-                served.cache.keep(query, rendered)
-            else:
-                return self._later(query, steps, inquiry, cookie)
+            return self._work_out(served, query, cookie)
         reply = message.finish(query, rendered, cookie)
-        if not stream and not cookie:
+        if (
+            not stream and not cookie
+        ):  # asked before, so perhaps again in the same bytes; who asks once leaves nothing here
             served.cache.keep_datagram(wire, reply)
         return reply
+
+    def _work_out(self, served: _Network, query: message.Query, cookie: bytes) -> Reply:
+        if served.handlers is None:
+            return message.finish(query, message.render(query, _NOT_READY), cookie)
+        steps = resolution(served.handlers, query.question)
+        try:
+            inquiry = next(steps)
+            while self._forwarder is not None and (remembered := self._forwarder.recall(inquiry)) is not None:
+                inquiry = steps.send(remembered)
+        except StopIteration as end:
+            answer: Answer = end.value
+            rendered = message.render(query, answer)
+            if answer.lasting:
+                served.cache.keep(query, rendered)
+            return message.finish(query, rendered, cookie)
+        return self._later(query, steps, inquiry, cookie)
 
     def _later(
         self, query: message.Query, steps: Generator[Inquiry, UpstreamReply, Answer], inquiry: Inquiry, cookie: bytes
