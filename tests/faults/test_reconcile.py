@@ -114,6 +114,8 @@ def furnish(made: Damaged) -> None:
         made.network(network, vm, f"{prefix}.0.0/16", f"{prefix}.1.0/24")
         made.vault(vault)
         made.endpoint(f"door-{vault}", vault, network, "--integrate-dns")
+    made.run("nsg", "create", "usual", "-g", GROUP)
+    made.run("nsg", "attach", "usual", "-g", GROUP, "--vnet-name", "spoke", "--subnet", "work", "--endpoints")
     for one in json.loads(made.run("endpoint", "list", "--json").out):
         configurations = one["properties"]["customDnsConfigs"]
         made.names[one["name"].removeprefix("door-")] = configurations[0]["fqdn"]
@@ -126,6 +128,10 @@ def eventually(check: Callable[[], bool], seconds: float = 25) -> None:
         time.sleep(0.05)
 
 
+FLUSH = (
+    "import ctypes; nft = ctypes.CDLL('libnftables.so.1'); nft.nft_ctx_new.restype = ctypes.c_void_p; "
+    "nft.nft_run_cmd_from_buffer(ctypes.c_void_p(nft.nft_ctx_new(0)), b'flush ruleset')"
+)
 IN_THE_NETWORK = {
     f"ip addr del {ENDPOINT}/32 dev lo": f"address {ENDPOINT}/32",
     "ip addr del 168.63.129.16/32 dev lo": "address 168.63.129.16/32",
@@ -133,6 +139,7 @@ IN_THE_NETWORK = {
     "ip link del vm1000": "link of VM web01",
     "ip route flush table main": f"route {VM}/32",
     "ip link set lo down": "loopback link",
+    f'{sys.executable} -S -c "{FLUSH}"': "security rules",
     "ss -K -t state listening sport = :443": "listener on *:443",
     "ss -K -t state listening sport = :53": "name server's listener on 168.63.129.16:53",
 }
