@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Upstream resolvers for names outside the deployment; none by default, so such names answer NXDOMAIN."""
     dns_queries_per_second: Annotated[int, msgspec.Meta(ge=0)] = 1000
     """What one VM may ask by UDP (azure-facts section 4); more is asked to come by TCP. 0: no limit."""
+    calls_per_second: Annotated[int, msgspec.Meta(ge=0)] = 500
+    """Of one principal at ARM, of one registered host at the backup service, of one VM at login. 0: no limit."""
     login_reachable: bool = True
     """Whether login and management answer on the public side of VNets (the article's access to Microsoft Entra ID)."""
     public_fallback: bool = True

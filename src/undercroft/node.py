@@ -21,6 +21,7 @@ import structlog
 from aiohttp import web
 from sqlalchemy import func, select
 
+from undercroft.allowance import Allowance
 from undercroft.arm import operations
 from undercroft.arm.application import Application
 from undercroft.arm.listener import Listener
@@ -142,6 +143,7 @@ class Node:
             rights,
             database=self.database,
             audiences=audiences,
+            allowance=Allowance(clock, settings.calls_per_second),
             surfaces=(
                 Metadata(settings.suffixes),
                 Login(self.database, tokens, audiences, clock),

@@ -15,7 +15,7 @@ from tests.checkout import CHECKOUT
 
 SOURCE = CHECKOUT / "src" / "undercroft"
 
-LEAVES = {"errors", "names", "clock", "trace", "config", "channel", "capacity"}
+LEAVES = {"errors", "names", "clock", "trace", "config", "channel", "capacity", "allowance"}
 LEAF_IMPORTS: dict[str, set[str]] = {
     "errors": set(),
     "names": {"errors"},
@@ -23,6 +23,7 @@ LEAF_IMPORTS: dict[str, set[str]] = {
     "clock": set(),
     "channel": {"errors"},
     "capacity": set(),
+    "allowance": {"clock", "errors"},
     "trace": set(),
 }
 MAY_IMPORT: dict[str, set[str]] = {  # + LEAVES for each

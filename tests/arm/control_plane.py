@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from undercroft.allowance import Allowance
 from undercroft.arm import operations
 from undercroft.arm.application import Application
 from undercroft.arm.call import Route
@@ -161,6 +162,7 @@ async def control_plane(
     routes: Iterable[Route] = (),
     deleters: Deleters | None = None,
     patience: float = 5.0,
+    calls_per_second: int = 0,
 ) -> AsyncIterator[ControlPlane]:
     clock = clock or SystemClock()
     home, settings = Home(folder), Settings()
@@ -188,6 +190,7 @@ async def control_plane(
             authorization,
             database=database,
             audiences=audiences,
+            allowance=Allowance(clock, calls_per_second),
             surfaces=(
                 Metadata(settings.suffixes),
                 Login(database, tokens, audiences, clock),

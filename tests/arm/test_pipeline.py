@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import re
 import socket
@@ -16,7 +17,7 @@ import pytest
 from tests.arm.control_plane import API, ControlPlane, control_plane
 from undercroft.arm.call import Call, Reply, Route
 from undercroft.arm.listener import Listener
-from undercroft.clock import ManualClock
+from undercroft.clock import ManualClock, SystemClock
 from undercroft.errors import LocalProblem
 
 GUID = "00000000-0000-4000-8000-000000000001"
@@ -224,6 +225,20 @@ async def test_the_number_of_calls_of_one_principal_is_limited(tmp_path: Path) -
         await asyncio.gather(*calls)
         assert (answer.status, answer.code, answer.headers["Retry-After"]) == (429, "TooManyRequests", "1")
         assert (await plane.get(path)).status == 200
+
+
+async def test_the_rate_of_calls_of_one_principal_is_limited_and_nobody_elses(tmp_path: Path) -> None:
+    clock = ManualClock(SystemClock().now())
+    async with control_plane(tmp_path, clock=clock, calls_per_second=2) as plane:
+        _, token = await plane.principal("Reader", plane.subscription)
+        other = dataclasses.replace(plane, token=token)
+        path = f"{plane.subscription}/resourceGroups?{API}"
+        answers = [await plane.get(path) for _ in range(21)]
+        assert [answer.status for answer in answers] == [200] * 20 + [429]
+        assert (answers[-1].code, answers[-1].headers["Retry-After"]) == ("TooManyRequests", "1")
+        assert (await other.get(path)).status == 200
+        clock.advance(timedelta(seconds=1))
+        assert [(await plane.get(path)).status for _ in range(3)] == [200, 200, 429]
 
 
 async def test_a_port_in_use_is_named(plane: ControlPlane) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.dataplane.plane import PUBLIC, SUFFIXES, Plane, object_name
 from undercroft.clock import ManualClock, SystemClock
+from undercroft.config import Settings
 from undercroft.dataplane.listener import Limits
 from undercroft.vault import jobs
 
@@ -218,3 +219,15 @@ async def test_a_backup_whose_agent_never_came_back_does_not_run_for_ever(tmp_pa
         assert await sessions.expire_overdue() == 1
         assert status(lost) == ("Failed", "UserErrorBackupExpired")
         assert status(kept) == ("InProgress", None)
+
+
+async def test_a_host_that_calls_too_often_waits_and_the_others_do_not(tmp_path: Path) -> None:
+    clock = ManualClock(SystemClock().now())
+    async with Plane(tmp_path, clock=clock, settings=Settings(calls_per_second=1)) as plane:
+        agent, other = await plane.registered(), await plane.registered(machine="web02")
+        answers = [await agent.call("GET", "fc1", "/v1/container") for _ in range(11)]
+        assert [answer.status for answer in answers] == [200] * 10 + [429]
+        assert (answers[-1].code, answers[-1].headers["Retry-After"]) == ("TooManyRequests", "1")
+        assert (await other.call("GET", "fc1", "/v1/container")).status == 200
+        clock.advance(timedelta(seconds=1))
+        assert (await agent.call("GET", "fc1", "/v1/container")).status == 200

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from undercroft.allowance import Allowance
 from undercroft.arm import errors
 from undercroft.arm.call import Call, Reply, Route
 from undercroft.arm.paths import named_id, parse_query, parse_target
@@ -91,6 +92,7 @@ class Application:
         *,
         database: Database,
         audiences: Audiences,
+        allowance: Allowance,
         surfaces: Iterable[Surface] = (),
         base_url: str = "https://localhost",
     ) -> None:
@@ -101,6 +103,7 @@ class Application:
         self._authorization = authorization
         self._database = database
         self._audiences = audiences
+        self._allowance = allowance
         self._surfaces = tuple(surfaces)
         self._subscriptions: set[str] = set()
         self._running: Counter[str] = Counter()
@@ -155,6 +158,11 @@ class Application:
                 code="AuthenticationFailedInvalidHeader",
             )
         exchange.rights = self._authorization.rights(self._tokens.verify(token.strip(), self._audiences.management))
+        return None
+
+    async def allowance(self, exchange: Exchange) -> Reply | None:
+        assert exchange.rights is not None
+        self._allowance.take(exchange.rights.object_id)
         return None
 
     async def version(self, exchange: Exchange) -> Reply | None:
@@ -251,6 +259,7 @@ class Application:
         ("path", path),  # everything below works on decoded segments
         ("pages", pages),  # before authentication: nobody has a token before login answered
         ("authentication", authentication),  # before anything that would tell a stranger what exists
+        ("allowance", allowance),  # as soon as it is known whose call it is, before it costs more
         ("version", version),  # ARM refuses a missing api-version before it looks at the path
         (
             "subscription",

@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 from sqlalchemy.exc import OperationalError
 
+from undercroft.allowance import Allowance
 from undercroft.clock import Clock
 from undercroft.config import Settings
 from undercroft.dataplane import admission, backup, queue, sas, wire
@@ -96,6 +97,7 @@ class Application:
         self._backup = BackupService(database, store, self.sessions, settings, clock)
         self._blob = BlobService(store)
         self._paths = PathNotes(database, clock)
+        self._allowance = Allowance(clock, settings.calls_per_second)
         self._outside: dict[Connection, str] = {}
         """Admitted by the public side and not answered yet: the vault's key."""
 
@@ -148,6 +150,8 @@ class Application:
     async def _pass_on(self, exchange: Exchange) -> web.StreamResponse:
         if self._front is None:
             raise NotFound(f"'{exchange.host.name}' is not served here.")
+        connection = exchange.connection
+        self._allowance.take(f"{connection.door.network} {connection.peer}")  # nobody is known yet
         return await self._front(exchange.request)
 
     # --- the backup service --------------------------------------------------------------------------------------
@@ -166,6 +170,7 @@ class Application:
         assert isinstance(presented, Bearer)
         claims = self._tokens.verify(presented.token, self._audience)
         exchange.principal = f"{claims.kind}:{claims.client_id}"
+        self._allowance.take(claims.client_id)
         known = self._database.look(partial(_read_caller, claims=claims))
         found = backup.find_call(request.method, request.path)
         kinds = (found[0].kind,) if found else ("Container", "VaultCredential")

@@ -29,6 +29,8 @@ from undercroft.errors import (
     NotAuthenticated,
     NotAuthorized,
     NotFound,
+    Throttled,
+    Unavailable,
     UndercroftError,
 )
 from undercroft.state.database import Connection, Database
@@ -86,6 +88,8 @@ def render(error: UndercroftError) -> web.Response:
     if isinstance(error, ObjectsMissing):
         body = messages.Missing(text, error.missing)
     headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'} if isinstance(error, NotAuthenticated) else {}
+    if isinstance(error, (Throttled, Unavailable)):
+        headers["Retry-After"] = "1"
     return web.Response(
         status=error.status, headers=headers, body=msgspec.json.encode(body), content_type="application/json"
     )
