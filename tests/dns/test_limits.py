@@ -61,6 +61,19 @@ async def test_a_client_over_its_limit_is_sent_to_tcp_and_then_not_answered(serv
     assert await asked_at_once(served, 20) == {"answered": 20, "silent": 0}
 
 
+def test_who_asks_too_much_is_named_once_a_minute() -> None:
+    clock = ManualClock()
+    allowance = Allowance(5, clock.monotonic)
+    named = []
+    for _ in range(100):
+        named.append(allowance.begin())
+        for client, count in (("10.0.0.4", 5), ("10.0.0.5", 9)):
+            for _ in range(count):
+                allowance.spend(client)
+        clock.advance(timedelta(seconds=1))
+    assert [one for one in named if one is not None] == [("10.0.0.5", 9)] * 2
+
+
 def test_clients_that_no_network_can_have_are_not_counted_into_memory() -> None:
     allowance = Allowance(5, ManualClock().monotonic)
     allowance.begin()

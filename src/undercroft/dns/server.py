@@ -54,7 +54,8 @@ _BROKEN = Answer(Rcode.SERVFAIL, error=(EDECode.OTHER, "the name server failed; 
 class _Network:
     """What is kept per network, published or served or both."""
 
-    def __init__(self, allowance: Allowance) -> None:
+    def __init__(self, key: str, allowance: Allowance) -> None:
+        self.key = key
         self.zones: LinkedZones | None = None
         self.hosts = ReverseNames({})
         self.handlers: tuple[Handler, ...] | None = None
@@ -174,7 +175,7 @@ class NameServer:
     def _network(self, key: str) -> _Network:
         network = self._networks.get(key)
         if network is None:
-            network = _Network(Allowance(self._queries_per_second, self._clock.monotonic))
+            network = _Network(key, Allowance(self._queries_per_second, self._clock.monotonic))
             self._networks[key] = network
         return network
 
@@ -224,8 +225,14 @@ class NameServer:
         known = served.cache.datagrams
         allowance = served.allowance
         limited = allowance.limit > 0
-        if limited:
-            allowance.begin()
+        if limited and (worst := allowance.begin()) is not None:
+            _log.warning(
+                "a client asks more than its limit",
+                network=served.key,
+                client=worst[0],
+                questions=worst[1],
+                limit=allowance.limit,
+            )
         uncached = 0
         for _ in range(_DRAIN):
             try:
