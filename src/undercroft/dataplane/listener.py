@@ -114,8 +114,8 @@ class Listener:
         self._doors = doors
         self._clock = clock
         self._limits = limits
-        self._loops: dict[tuple[str, str], tuple[socket.socket, asyncio.Task[None]]] = {}
-        """By network and the address that is listened on (0.0.0.0 in a namespace of the network's own)."""
+        self._loops: dict[str, dict[str, tuple[socket.socket, asyncio.Task[None]]]] = {}
+        """By network, and by the address that is listened on (0.0.0.0 in a namespace of the network's own)."""
         self._handshakes: set[asyncio.Task[None]] = set()
         self._connections: set[Connection] = set()
         self._peers: Counter[tuple[Door, str]] = Counter()
@@ -131,21 +131,21 @@ class Listener:
         await self.release(network, address)
         sock.setblocking(False)
         task = asyncio.create_task(self._accept(network, sock), name=f"accept {network}")
-        self._loops[network, address] = (sock, task)
+        self._loops.setdefault(network, {})[address] = (sock, task)
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep(), name="stalled connections")
 
     async def stop(self, network: str) -> None:
         """Close the network's listening sockets and cut its connections."""
-        for served, address in list(self._loops):
-            if served == network:
-                await self.release(network, address)
+        for address in list(self._loops.get(network, ())):
+            await self.release(network, address)
         for connection in [each for each in self._connections if each.door.network == network]:
             connection.cut()
 
     async def close(self) -> None:
-        for network, address in list(self._loops):
-            await self.release(network, address)
+        for network, served in list(self._loops.items()):
+            for address in list(served):
+                await self.release(network, address)
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -169,13 +169,16 @@ class Listener:
         """The addresses on which the network's socket does not listen any more: somebody shut it (``ss -K`` does)."""
         return frozenset(
             address
-            for (served, address), (sock, task) in self._loops.items()
-            if served == network and (task.done() or not _listens(sock))
+            for address, (sock, task) in self._loops.get(network, {}).items()
+            if task.done() or not _listens(sock)
         )
 
     async def release(self, network: str, address: str) -> None:
         """Close that listening socket; connections go on. Unknown is fine."""
-        found = self._loops.pop((network, address), None)
+        served = self._loops.get(network, {})
+        found = served.pop(address, None)
+        if not served:
+            self._loops.pop(network, None)
         if found is not None:
             sock, task = found
             task.cancel()

@@ -83,6 +83,8 @@ class Provisioner:
         """Addresses that the fabric could not give a network, as ``apply`` last said."""
         self._built: set[str] = set()
         """Networks that were whole once: if one has to be built again, something took it away."""
+        self._unheard: set[str] = set()
+        """Networks whose listeners could not be had again since the last reconcile."""
         self.history = History()
         self.last: Reconciliation | None = None
         self._publisher = Publisher(database, settings, names)
@@ -201,6 +203,7 @@ class Provisioner:
         """Look at every network thoroughly, and mend what is not as it should be; networks that no state has are removed. One
         that fails does not hold up the others. ``Unavailable`` when fabric or name server are away."""
         at, start = self._clock.now(), self._clock.monotonic()
+        self._unheard.clear()
         await self._publisher.restore()
         known = await self._database.read(plans.keys)
         existing = await self._existing()
@@ -377,9 +380,15 @@ class Provisioner:
             self._shown[key] = doors
 
     async def _hear(self) -> None:
-        """Networks that nobody listens in any more are seen to at once."""
-        for key in [key for key in self._applied if self._listening.lost(key)]:
-            await self.converge_network(key)
+        """Networks that nobody listens in any more are seen to at once; one where that fails waits for the next reconcile."""
+        for key in [key for key in self._applied if key not in self._unheard and self._listening.lost(key)]:
+            try:
+                await self.converge_network(key)
+            except Unavailable:
+                raise
+            except UndercroftError as error:
+                self._unheard.add(key)
+                _log.warning("network not mended", network=key, error=error.message)
 
     # --- watching ----------------------------------------------------------------------------------------------------
 
