@@ -7,6 +7,7 @@ with its address; a zone that is full takes no more, and the VM is made all the 
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable
 
@@ -52,30 +53,35 @@ def give_way(connection: Connection, zone_key: str, name: str) -> None:
 
 def _follow(connection: Connection, zone_key: str) -> bool:
     wanted = _wanted(connection, zone_key)
-    rows = connection.execute(
-        select(record_sets.c.name, record_sets.c.type, record_sets.c.registered).where(
-            record_sets.c.zone_key == zone_key, record_sets.c.type.in_(("A", "CNAME"))
-        )
-    ).all()
-    by_hand = {row.name for row in rows if not row.registered}
-    registered = {row.name for row in rows if row.registered}
+    by_hand, registered = _present(connection, zone_key)
     changed = False
-    for name in sorted(registered - wanted.keys()):
+    for name in sorted(registered.keys() - wanted.keys()):
         changed = zones.delete_record_set(connection, zone_key, name, "A") or changed
-    new = wanted.keys() - by_hand - registered
+    new = wanted.keys() - by_hand - registered.keys()
     room = max(0, zones.LARGEST_SETS - _record_sets(connection, zone_key)) if new else 0
     for name in sorted(wanted.keys() - by_hand):
+        if registered.get(name) == wanted[name]:
+            continue
         if name in new:
             if not room:
                 _log.warning("VM not registered: the zone is full", zone=zone_key, name=name)
                 continue
             room -= 1
-        before = zones.get_record_set(connection, zone_key, name, "A")
-        if before is None or (before.values, before.ttl) != (wanted[name], TTL):
-            value = RecordSet(name, "A", TTL, wanted[name], (), str(uuid.uuid4()), registered=True)
-            zones.put_record_set(connection, zone_key, value)
-            changed = True
+        value = RecordSet(name, "A", TTL, wanted[name], (), str(uuid.uuid4()), registered=True)
+        zones.put_record_set(connection, zone_key, value)
+        changed = True
     return changed
+
+
+def _present(connection: Connection, zone_key: str) -> tuple[set[str], dict[str, tuple[str, ...]]]:
+    """Names that are taken by hand, and what is registered."""
+    rows = connection.execute(
+        select(record_sets.c.name, record_sets.c.registered, record_sets.c["values"]).where(
+            record_sets.c.zone_key == zone_key, record_sets.c.type.in_(("A", "CNAME"))
+        )
+    ).all()
+    by_hand = {name for name, registered, _ in rows if not registered}
+    return by_hand, {name: tuple(json.loads(values)) for name, registered, values in rows if registered}
 
 
 def _wanted(connection: Connection, zone_key: str) -> dict[str, tuple[str, ...]]:
