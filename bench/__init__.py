@@ -5,4 +5,7 @@ a change, again unchanged, and restore (its content compared). A *run* of a peer
 turns, in turned order every second time, and the median of the repetitions counts. ``measure`` runs one command and tells
 wall clock, CPU and peak PSS of its whole process tree; the same wrapper is around every peer. ``service`` starts a deployment and
 times what only Undercroft has: start, DNS, connection, idle memory. Nothing is asserted about speed.
+
+``names`` sets the name server beside dnsmasq and unbound. ``networks`` measures what networks cost: ``latency`` beside a backup,
+``throughput`` through an endpoint beside loopback, ``creation``, and ``scale`` (a thousand endpoints).
 """

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from bench import names, networks
 from bench.dataset import DataSet, Extent, differences, large_files, many_files
 from bench.peers import Borg, Failed, Peer, Restic, installed, restored_root
 from bench.service import Undercroft, timings
@@ -32,12 +33,18 @@ def main() -> int:
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the table there")
     parser.add_argument("--sets", default="ab", help="data sets: a (many files), b (large files)")
     parser.add_argument("--peers", default="undercroft,restic,borg", help="which programs, separated by commas")
+    parser.add_argument(
+        "--only", choices=("backup", "names", "networks"), help="this part alone; the rest of the file stays as it is"
+    )
     parser.add_argument("--no-timings", action="store_true", help="leave out start, DNS, connection and idle memory")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupted)  # so that everything is cleaned up
     try:
         with tempfile.TemporaryDirectory(prefix="undercroft-bench-") as folder:
-            return bench(Path(folder), chosen)
+            for part, run_part in PARTS.items():
+                if chosen.only in (None, part):
+                    publish(part, run_part(Path(folder), chosen), chosen.write)
+            return 0
     except Failed as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 1
@@ -50,7 +57,7 @@ def interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def bench(folder: Path, chosen: argparse.Namespace) -> int:
+def backup(folder: Path, chosen: argparse.Namespace) -> str:
     results = Results()
     described = machine()
     free = shutil.disk_usage(folder).free
@@ -75,11 +82,61 @@ def bench(folder: Path, chosen: argparse.Namespace) -> int:
             say(f"repetition {repetition + 1}, the service's own times")
             with workspace(folder) as place:
                 results.timings.append(timings(Path(place)))
-    text = render(results, described, chosen.reps, time.strftime("%d %b %Y", time.gmtime()))
+    return render(results, described, chosen.reps, time.strftime("%d %b %Y", time.gmtime()))
+
+
+def of_names(folder: Path, chosen: argparse.Namespace) -> str:
+    say("names, beside dnsmasq and unbound")
+    rows = names.measure(folder, chosen.reps, 1.0 if chosen.quick else 4.0)
+    return section("Names", chosen.reps, names.render(rows))
+
+
+def of_networks(folder: Path, chosen: argparse.Namespace) -> str:
+    say("networks: latency, throughput, creation, scale")
+    return section("Networks", chosen.reps, networks.render(networks.measure(folder, chosen.reps, quick=chosen.quick)))
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], str]] = {
+    "backup": backup,
+    "names": of_names,
+    "networks": of_networks,
+}
+TITLES_OF_PARTS = {"names": "## Names", "networks": "## Networks"}
+
+
+def section(title: str, repetitions: int, lines: list[str]) -> str:
+    when = time.strftime("%d %b %Y", time.gmtime())
+    described = "".join(f"- {line}\n" for line in machine())
+    head = (
+        f"## {title}\n\nMeasured {when} by `scripts/bench --only {title.lower()}`, {repetitions} repetition(s), on\n\n"
+    )
+    return f"{head}{described}\n" + "\n".join(lines).rstrip() + "\n"
+
+
+def publish(part: str, text: str, file: Path | None) -> None:
+    """Print it; in the file it takes the place of what the same part said before."""
     print(text)
-    if chosen.write is not None:
-        chosen.write.write_text(text, "utf-8")
-    return 0
+    if file is None:
+        return
+    before = parts_of(file.read_text("utf-8")) if file.exists() else {}
+    before[part] = text
+    file.write_text("\n".join(before[name].rstrip() + "\n" for name in PARTS if name in before), "utf-8")
+
+
+def parts_of(text: str) -> dict[str, str]:
+    """The file's parts: that of the backup comes first, and each other begins with its title."""
+    found: dict[str, str] = {}
+    name = "backup"
+    lines: list[str] = []
+    for line in [*text.splitlines(), None]:
+        begins = next((part for part, title in TITLES_OF_PARTS.items() if line == title), None)
+        if line is None or begins:
+            if lines:
+                found[name] = "\n".join(lines) + "\n"
+            name, lines = begins or "", []
+        if line is not None:
+            lines.append(line)
+    return found
 
 
 def choose(names: list[str], results: Results) -> list[Callable[[], Peer]]:

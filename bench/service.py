@@ -222,7 +222,12 @@ class Arm:
         }
         url = f"{self._base}/{said['tenantId']}/oauth2/v2.0/token"
         answer = self._send(urllib.request.Request(url, urllib.parse.urlencode(form).encode("ascii")))
-        self._headers = {"Authorization": f"Bearer {answer['access_token']}", "Content-Type": "application/json"}
+        self.token = f"Bearer {answer['access_token']}"
+        self._headers = {"Authorization": self.token, "Content-Type": "application/json"}
+
+    @property
+    def port(self) -> int:
+        return int(self._base.rpartition(":")[2])
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode("utf-8")

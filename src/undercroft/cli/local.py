@@ -138,6 +138,7 @@ def status(
         print(json.dumps({"running": True, **answer}))
         return 0
     print(f"running: {answer['resourceManager']} (fabric: {answer['fabric']}, process {answer['pid']})")
+    print(f"  processes: {', '.join(f'{name} {pid}' for name, pid in sorted(answer['processes'].items()))}")
     for name, value in answer["counts"].items():
         print(f"  {name}: {value}")
     if answer["fabric"] == "loopback":
