@@ -211,6 +211,28 @@ async def test_changed_rules_decide_about_new_connections_only(client: FabricCli
         assert output.out == "still there\n", output
 
 
+async def test_connections_from_before_the_first_filter_meet_it(client: FabricClient, machine: Machine) -> None:
+    """Nobody kept track of them: the next packet of each is looked at as if it were the first."""
+    await client.apply(spec())
+    home = machine.agent_home("web")
+    async with serving(client, "database", 8080):
+        talking = [
+            asyncio.ensure_future(
+                run(client, "web", PYTHON, "-c", TALK, str(DATABASE), "8080", str(home / f"up{go}"), str(home / go))
+            )
+            for go in ("allowed", "denied")
+        ]
+        for go in ("allowed", "denied"):
+            await eventually((home / f"up{go}").exists)
+        await client.apply(spec(filtered(rule(True, only(DATABASE), 8080), DENY)))
+        (home / "allowed").touch()
+        assert (await talking[0]).out == "still there\n"
+        await client.apply(spec())
+        await client.apply(spec(filtered(DENY)))
+        (home / "denied").touch()
+        assert "TimeoutError" in (await talking[1]).err
+
+
 async def test_a_spoofed_source_does_not_pass_for_somebody_else(client: FabricClient, machine: Machine) -> None:
     """Filters go by the link; a packet with the address of an unfiltered VM is dropped before them."""
     await client.apply(spec(filtered(DENY)))

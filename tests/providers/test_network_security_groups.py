@@ -200,6 +200,16 @@ async def test_an_interfaces_own_group(here: Site) -> None:
         "properties": {"ipConfigurations": [{"name": "ipconfig1", "properties": {"privateIPAddress": "10.1.1.77"}}]},
     }
     assert (await here.send("PUT", nic, moved)).code == "PropertyChangeNotAllowed"
+    for properties, status in (
+        ({"subnet": {"id": f"{here.spoke}/subnets/other"}}, 409),
+        ({"privateIPAllocationMethod": "Static"}, 409),
+        ({"publicIPAddress": {"id": "/x"}}, 501),
+        ({"wings": 2}, 400),
+        ("nonsense", 400),
+    ):
+        wrong = {**shown, "properties": {"ipConfigurations": [{"name": "ipconfig1", "properties": properties}]}}
+        answer = await here.send("PUT", nic, wrong)
+        assert answer.status == status, answer.text
     forwarding = {**shown, "properties": {"enableIPForwarding": True}}
     assert (await here.send("PUT", nic, forwarding)).status == 501
     alone = await here.send(

@@ -153,8 +153,9 @@ def effective(vm: str, *, group: GroupOption, home: HomeOption, as_json: JsonOpt
             for rule in one["effectiveSecurityRules"]
         ]
         for row in rows:
-            for side in ("from", "to"):
-                row[side] = row[side] if len(row[side]) < 4 else [*row[side][:3], f"… {len(row[side])} in all"]
+            for side, prefix in (("from", "sourceAddressPrefix"), ("to", "destinationAddressPrefix")):
+                if len(row[side]) > 4:
+                    row[side] = f"{row[prefix] or row[side][0]}: {len(row[side])} blocks"
         table(
             sorted(rows, key=lambda row: (row["direction"], row["priority"])),
             (

@@ -3,6 +3,7 @@ the security group of a VM's."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -23,9 +24,35 @@ from undercroft.vnet.interfaces import INTERFACE_TYPE, NetworkInterface
 __all__ = ["routes"]
 
 
+class SubnetReference(Echo, frozen=True):
+    properties: Any = None
+
+
+class ConfigurationProperties(Echo, frozen=True):
+    private_i_p_address: str | None = None
+    private_i_p_allocation_method: str | None = None
+    private_i_p_address_version: str | None = None
+    private_i_p_address_prefix_length: Any = None
+    subnet: SubnetReference | None = None
+    primary: Any = None
+    provisioning_state: Any = None
+    private_link_connection_properties: Any = None
+    public_i_p_address: Any = None
+    application_security_groups: tuple[Any, ...] | None = None
+    application_gateway_backend_address_pools: tuple[Any, ...] | None = None
+    load_balancer_backend_address_pools: tuple[Any, ...] | None = None
+    load_balancer_inbound_nat_rules: tuple[Any, ...] | None = None
+    gateway_load_balancer: Any = None
+    virtual_network_taps: tuple[Any, ...] | None = None
+
+
+class ConfigurationBody(Echo, frozen=True):
+    properties: ConfigurationProperties = ConfigurationProperties()
+
+
 class InterfaceProperties(Echo, frozen=True):
     network_security_group: GroupReference | None = None
-    ip_configurations: tuple[dict[str, Any], ...] = ()
+    ip_configurations: tuple[ConfigurationBody, ...] = ()
     enable_accelerated_networking: bool | None = None
     enable_i_p_forwarding: bool | None = None
     disable_tcp_state_tracking: bool | None = None
@@ -79,29 +106,42 @@ def _check_same(connection: Connection, interface: Resource[NetworkInterface], b
         workload_type=wanted.workload_type,
     )
     shown = show(connection, interface)["properties"]["ipConfigurations"]
-    now = [
-        (one["name"], one["properties"]["privateIPAddress"], one["properties"]["subnet"]["id"].lower()) for one in shown
-    ]
+    now = {
+        one["name"]: (one["properties"]["privateIPAddress"], one["properties"]["subnet"]["id"].lower()) for one in shown
+    }
     for one in wanted.ip_configurations:
-        properties = one.get("properties") or {}
-        subnet = str((properties.get("subnet") or {}).get("id") or "").lower()
-        known = next((row for row in now if row[0] == one.get("name")), None)
-        address = properties.get("privateIPAddress")
-        dynamic = properties.get("privateIPAllocationMethod", "Dynamic") == "Dynamic"
-        if known is None or (address and address != known[1]) or (subnet and subnet != known[2]) or not dynamic:
-            raise Conflict(
-                f"The network interface {interface.id.name} has the configurations "
-                f"{', '.join(f'{name} ({ip}, dynamic)' for name, ip, _ in now)}; they cannot be changed. Its security group can.",
-                code="PropertyChangeNotAllowed",
-                target="properties.ipConfigurations",
-            )
-        unknown = sorted(
-            name
-            for name, value in properties.items()
-            if value and name.endswith(("Groups", "Pools", "Rules", "Taps", "publicIPAddress"))
+        _check_same_configuration(interface.id.name, now, one)
+
+
+def _check_same_configuration(name: str, now: Mapping[str, tuple[str, str]], wanted: ConfigurationBody) -> None:
+    properties = wanted.properties
+    refuse_if_given(
+        "an IP configuration",
+        "the fabric has no such part.",
+        public_i_p_address=properties.public_i_p_address,
+        application_security_groups=properties.application_security_groups,
+        application_gateway_backend_address_pools=properties.application_gateway_backend_address_pools,
+        load_balancer_backend_address_pools=properties.load_balancer_backend_address_pools,
+        load_balancer_inbound_nat_rules=properties.load_balancer_inbound_nat_rules,
+        gateway_load_balancer=properties.gateway_load_balancer,
+        virtual_network_taps=properties.virtual_network_taps,
+    )
+    address, subnet = now.get(str(wanted.name), ("", ""))
+    same = (
+        address
+        and (properties.private_i_p_address or address) == address
+        and (properties.subnet is None or str(properties.subnet.id).lower() == subnet)
+        and properties.private_i_p_allocation_method in (None, "Dynamic")
+        and properties.private_i_p_address_version in (None, "IPv4")
+    )
+    if not same:
+        raise Conflict(
+            f"The network interface {name} has the configurations "
+            f"{', '.join(f'{known} ({address}, dynamic)' for known, (address, _) in now.items())}; they cannot be changed. "
+            "Its security group can.",
+            code="PropertyChangeNotAllowed",
+            target="properties.ipConfigurations",
         )
-        if unknown:
-            raise CapabilityMissing(f"'{unknown[0]}' of an IP configuration is not implemented.", target=unknown[0])
 
 
 def _configuration(interface: Resource[NetworkInterface], name: str, address: str, primary: bool) -> dict[str, Any]:
