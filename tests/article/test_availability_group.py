@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.deployment import GROUP, REGION, Deployment, drivers
+from tests.deployment import GROUP, REGION, Deployment, NearDeployment, drivers
 from tests.nameservers import NameServer
 from tests.peers import peer
 
@@ -40,7 +40,7 @@ def forwarding(*zones: str, to: str = "168.63.129.16") -> str:
 @pytest.fixture(scope="module", params=drivers())
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("availability-group")
-    deployment = Deployment(folder / "home", request.param)
+    deployment = NearDeployment(folder / "home", request.param)
     try:
         deployment.start()
         deployment.run("group", "create", GROUP, "-l", REGION)

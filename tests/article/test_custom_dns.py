@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkout import CHECKOUT
-from tests.deployment import GROUP, REGION, Answer, Deployment, drivers
+from tests.deployment import GROUP, REGION, Answer, Deployment, NearDeployment, drivers
 from tests.nameservers import KINDS, NameServer, SignedRoot
 from tests.peers import peer
 
@@ -88,7 +88,7 @@ class Site:
 @pytest.fixture(scope="module", params=drivers())
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("custom-dns")
-    deployment = Deployment(folder / "home", request.param)
+    deployment = NearDeployment(folder / "home", request.param)
     try:
         deployment.start()
         deployment.run("group", "create", GROUP, "-l", REGION)
@@ -181,6 +181,24 @@ SAMPLES = re.findall(
 )
 once = pytest.mark.parametrize("site", drivers()[:1], indirect=True)
 """For what only the servers decide; the drivers carry their packets alike, as the tests above show."""
+
+
+@once
+def test_forwarding_only_the_privatelink_zone_is_not_enough_with_a_general_forwarder(site: Site) -> None:
+    """Reference, pains B6, the commonest of all. ``root01`` plays the provider's resolver, which knows the public side."""
+    name = site.first_backup_account
+    target = name.replace(".blob.", ".privatelink.blob.")
+    provider = f"cname={name},{target}\nhost-record={target},203.0.113.11"
+    azure = [f"server=/{domain}/168.63.129.16" for domain in (*ZONES, "undercroft.internal")]
+    half = "\n".join((*azure, f"server={ROOT}"))
+    whole = "\n".join((*azure, "server=/blob.core.windows.net/168.63.129.16", f"server={ROOT}"))
+    with NameServer(site.deployment, "root01", "dnsmasq", provider):
+        with site.server("dnsmasq", (), half):
+            said = site.diff("--server", DNS, expect=1)
+            assert re.search(rf"wrong +{name}\n.*203\.0\.113\.11, the public side by {target}", said)
+            assert "Forward the public domain" in said
+        with site.server("dnsmasq", (), whole):
+            assert name not in site.diff("--server", DNS, expect=1), "the queue's domain is still missing"
 
 
 @once

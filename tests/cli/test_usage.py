@@ -48,6 +48,41 @@ def test_without_a_home_it_says_how_to_give_one(
         (("agent", "restore", "latest"), "--to is missing"),
         (("agent", "backup", "/nowhere", "--passphrase-file", "/nowhere/secret"), "/nowhere/secret"),
         (("down", "--home", __file__), "not a folder"),
+        (("dns", "export", "-g", "rg", "--home", "x", "--format", "bind"), "--endpoint"),
+        (("dns", "export", "-g", "rg", "--home", "x", "--format", "djbdns", "--endpoint", "door"), "dnsmasq"),
+        (
+            ("dns", "export", "-g", "rg", "--home", "x", "--format", "hosts", "--endpoint", "d", "--mode", "forward"),
+            "hosts",
+        ),
+        (("dns", "export", "-g", "rg", "--home", "x", "--format", "bind", "--vault", "v", "--endpoint", "d"), "either"),
+        (
+            ("dns", "export", "-g", "rg", "--home", "x", "--format", "bind", "--endpoint", "d", "--vnet-name", "v"),
+            "--vault",
+        ),
+        (
+            (
+                "dns",
+                "export",
+                "-g",
+                "rg",
+                "--home",
+                "x",
+                "--format",
+                "bind",
+                "--endpoint",
+                "d",
+                "--forward-to",
+                "169.63.129.16",
+            ),
+            "168.63.129.16",
+        ),
+        (("dns", "watch", "-g", "rg", "--home", "x", "--format", "bind", "--endpoint", "door"), "--out"),
+        (
+            ("dns", "watch", "-g", "rg", "--home", "x", "--format", "bind", "--endpoint", "d", "--interval", "0"),
+            "--interval",
+        ),
+        (("dns", "diff", "-g", "rg", "--home", "x", "--endpoint", "door", "--server", "here"), "ADDRESS"),
+        (("dns", "observe", "a.example", "--times", "0"), "--times"),
     ],
 )
 def test_usage_errors_are_status_2(

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from undercroft.cli.local import HomeOption, home_of
 from undercroft.cli.management import Arm, GroupOption, JsonOption, LoginOption, connect
@@ -37,7 +38,9 @@ ServerOption = Annotated[
         name="--server", help="The resolver to ask, ADDRESS or ADDRESS:PORT; else all that the host itself uses."
     ),
 ]
-TimesOption = Annotated[int, Parameter(name="--times", help="How often to ask for each name.")]
+TimesOption = Annotated[
+    int, Parameter(name="--times", validator=Number(gte=1, lte=100), help="How often to ask for each name.")
+]
 
 
 def diff(
@@ -48,7 +51,8 @@ def diff(
     vault: OfVaultOption = None,
     vnet_name: OfNetworkOption = None,
     from_vm: Annotated[
-        str | None, Parameter(name="--from", help="The VM to ask from: its hosts file and its resolvers are used.")
+        str | None,
+        Parameter(name="--from", help="The VM to ask from (NAME, or GROUP/NAME): its hosts file and its resolvers."),
     ] = None,
     server: ServerOption = None,
     times: TimesOption = 2,
@@ -65,7 +69,7 @@ def diff(
     required = requirements(arm, home, selection)
     settings = home_of(home).settings()
     names = (*required.names, required.login) if settings.login_reachable else required.names
-    vm = f"{group}/{from_vm}" if from_vm else None
+    vm = f"{group}/{from_vm}" if from_vm and "/" not in from_vm else from_vm
     observations = _observed(home, vm, tuple(name.fqdn for name in names), resolver, times)
     comparisons = compare(names, observations, IPv4Network(settings.public_range), _others(arm, required))
     if as_json:

@@ -114,7 +114,7 @@ def exec_(
         "execute",
         vm=vm,
         arguments=command,
-        environment=tuple(item for item in os.environ.items() if item[0].lower() not in PROXIES),
+        environment=_environment(),
         directory=os.getcwd(),
     )
     status: int = ask(home_of(home).control_socket, request, (0, 1, 2))
@@ -125,8 +125,12 @@ def captured(home: Path, vm: str, command: tuple[str, ...]) -> tuple[int, str]:
     """Run a command inside a VM (``NAME`` or ``GROUP/NAME``): its exit status, and what it wrote to its standard output."""
     from undercroft.control.client import Request, ask
 
-    request = Request("execute", vm=vm, arguments=command, environment=tuple(os.environ.items()), directory="/")
+    request = Request("execute", vm=vm, arguments=command, environment=_environment(), directory="/")
     with tempfile.TemporaryFile() as output, open(os.devnull, "rb") as nothing:
         status: int = ask(home_of(home).control_socket, request, (nothing.fileno(), output.fileno(), 2))
         output.seek(0)
         return status, output.read().decode("utf-8", "replace")
+
+
+def _environment() -> tuple[tuple[str, str], ...]:
+    return tuple(item for item in os.environ.items() if item[0].lower() not in PROXIES)

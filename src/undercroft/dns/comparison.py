@@ -124,10 +124,11 @@ def advice(required: Requirements, comparison: Comparison) -> tuple[str, ...]:
             "An empty answer for a name that exists is often rebind protection, which drops private addresses: except these "
             "domains from it ('dns export' writes private-domain for unbound, rebind-domain-ok for dnsmasq)."
         )
-    if "intermittent" in states:
+    followed = any(verdict.state == "wrong" and " by " in verdict.said for verdict in comparison.verdicts)
+    if "intermittent" in states or (followed and comparison.asked != str(AZURE_DNS)):
         lines.append(
             "Forward the public domain (blob.core.windows.net) as well as privatelink.blob.core.windows.net: a server with a "
-            "general forwarder does not see the CNAME in between every time."
+            "general forwarder takes the whole answer from that, and does not ask for the CNAME's target by itself."
         )
     if any(verdict.said.endswith(HOSTS_FILE) for verdict in comparison.different):
         lines.append("A line of the hosts file wins over every DNS server: correct it, or take it out.")

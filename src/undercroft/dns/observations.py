@@ -32,9 +32,9 @@ __all__ = [
 OWN_NAMES = "own names"
 """Whom ``asked`` names when nobody in particular was: the hosts file, then the resolvers of resolv.conf, as programs see them."""
 HOSTS_FILE = "the hosts file"
-_SECONDS = 2.0
+_SECONDS = 5.0
 _ATTEMPTS = 2
-"""A datagram may be lost; a resolver that stays silent twice is down."""
+"""As the C library has it (resolv.conf(5)): who needs longer is no use to a program either."""
 
 Outcome = Literal["answered", "nxdomain", "nodata", "failed", "silent"]
 
@@ -157,7 +157,12 @@ def _exchange(resolver: ResolverAddress, name: str, *, checking_disabled: bool =
     failure = ""
     for _ in range(_ATTEMPTS):
         try:
-            reply, _ = dns.query.udp_with_fallback(query, resolver.host, _SECONDS, resolver.port, ignore_trailing=True)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+                datagrams.setblocking(False)
+                datagrams.connect((resolver.host, resolver.port))  # so that "nobody listens there" is heard at once
+                reply, _ = dns.query.udp_with_fallback(
+                    query, resolver.host, _SECONDS, resolver.port, ignore_trailing=True, udp_sock=datagrams
+                )
         except dns.exception.Timeout:
             failure = f"no answer within {_SECONDS:g} s"
         except (OSError, dns.exception.DNSException) as error:
