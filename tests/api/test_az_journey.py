@@ -13,6 +13,7 @@ import pytest
 
 from tests.deployment import REPOSITORY, Deployment, drivers
 
+NETWORKS = "providers/Microsoft.Network/virtualNetworks"
 AZ = REPOSITORY / ".venv-az" / "bin" / "az"
 
 pytestmark = [pytest.mark.az, pytest.mark.slow]
@@ -207,6 +208,27 @@ def test_the_management_steps_of_the_article(az: Az) -> None:
     assert [(one["roleDefinitionName"], one["principalId"]) for one in given] == [("Reader", other["objectId"])]
     az(f"role assignment delete --assignee {other['clientId']} --role Reader --scope {scope}")
     assert az(f"role assignment list --scope {scope} --assignee {other['clientId']}") == []
+
+    # MARS: an on-premises network that is joined with the endpoint's, here by way of a peered hub
+    run = az.deployment.run
+    run("vnet", "create", "hub", "-g", "rg", "--address-prefixes", "10.2.0.0/16", "--subnet-name", "work")
+    run("vm", "create", "hub01", "-g", "rg", "--vnet-name", "hub", "--subnet", "work")
+    peering = "network vnet peering create -g rg --allow-vnet-access -n"
+    assert "VnetAddressSpacesOverlap" in az(f"{peering} bad --vnet-name spoke --remote-vnet abroad", expect=1)
+    assert az(f"{peering} up --vnet-name spoke --remote-vnet hub")["peeringState"] == "Initiated"
+    assert az(f"{peering} down --vnet-name hub --remote-vnet spoke")["peeringState"] == "Connected"
+    synchronised = az("network vnet peering sync -g rg -n up --vnet-name spoke")
+    assert synchronised["peeringState"] == "Connected" and synchronised["peeringSyncLevel"] == "FullyInSync"
+    line = json.dumps(
+        {"addressPrefixes": ["192.168.0.0/24"], "virtualNetwork": {"id": f"{scope}/{NETWORKS}/hub"}},
+        separators=(",", ":"),
+    )
+    office = az(f"resource create -g rg -n office --resource-type Undercroft.Fabric/sites --properties {line}")
+    assert office["properties"]["virtualNetwork"]["id"].endswith("/hub")
+    routes = az("network nic show-effective-route-table -g rg -n hub01-nic")["value"]
+    hops = {(route["nextHopType"], *route["addressPrefix"]) for route in routes}
+    assert {("VNetPeering", "10.1.0.0/16"), ("VirtualNetworkGateway", "192.168.0.0/24")} <= hops
+    assert sum(route["nextHopType"] == "InterfaceEndpoint" for route in routes) == 8
 
     # Deleting private endpoints, and everything else
     az("network private-endpoint delete -g rg -n door")

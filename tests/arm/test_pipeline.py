@@ -157,6 +157,15 @@ async def test_paths_are_compared_without_case_and_decoded_after_splitting(tmp_p
     assert call.parameters["group"] == "RG"
 
 
+async def test_the_slash_of_a_parent_that_is_left_out_is_no_segment(plane: ControlPlane) -> None:
+    """As ``az resource`` sends it; anywhere else an empty segment is refused."""
+    group = await plane.group()
+    answer = await plane.get(f"{group}/providers/Microsoft.Nothing//things/x?{API}")
+    assert (answer.status, answer.code) == (404, "InvalidResourceNamespace")
+    for path in (f"{group}/providers//Microsoft.Nothing/things/x", f"{group}//providers/Microsoft.Nothing/things/x"):
+        assert (await plane.get(f"{path}?{API}")).code == "InvalidRequestUri"
+
+
 async def test_a_body_that_is_too_large(plane: ControlPlane) -> None:
     path = f"{plane.subscription}/resourceGroups/rg?{API}"
     declared = await plane.send("PUT", path, data=io.BytesIO(b" " * (4 * 2**20 + 1)))

@@ -23,8 +23,10 @@ def parse_target(raw: str) -> Target:
     if raw.lower().startswith(("http://", "https://")):  # the absolute form of RFC 9112, section 3.2.2
         raw = "/" + raw.split("//", 1)[1].partition("/")[2]
     path, _, query = raw.partition("#")[0].partition("?")
-    segments = tuple(_decode(segment) for segment in path.strip("/").split("/")) if path.strip("/") else ()
-    return segments, query
+    parts = path.strip("/").split("/") if path.strip("/") else []
+    # 'az resource' leaves the parent of a top-level resource out, and keeps its slash: providers/{namespace}//{type}/{name}.
+    parts = [part for at, part in enumerate(parts) if part or at < 2 or parts[at - 2].lower() != "providers"]
+    return tuple(_decode(part) for part in parts), query
 
 
 def _decode(segment: str) -> str:

@@ -20,7 +20,17 @@ from undercroft.vnet.networks import NetworkRecord
 from undercroft.vnet.peerings import PeeringRecord
 from undercroft.vnet.sites import SiteRecord
 
-__all__ = ["Neighbour", "Range", "check_distinct", "neighbours", "of_site", "prefixes", "ranges", "touched"]
+__all__ = [
+    "Neighbour",
+    "Range",
+    "check_distinct",
+    "neighbours",
+    "of_site",
+    "prefixes",
+    "ranges",
+    "touched",
+    "touched_by_peering",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +106,13 @@ def _gateways(connection: Connection, network_keys: list[str]) -> dict[str, froz
 def touched(connection: Connection, network_key: str) -> tuple[str, ...]:
     """Keys of everything whose links may follow from a change of this network, itself first."""
     remote = [one.value.remote_key for one in peerings.of_network(connection, network_key)]
-    lines = [site.key for site in sites.attached_to(connection, [network_key, *remote])]
-    return tuple(dict.fromkeys((network_key.lower(), *remote, *lines)))
+    return touched_by_peering(connection, network_key, *remote)
+
+
+def touched_by_peering(connection: Connection, *network_keys: str) -> tuple[str, ...]:
+    """Keys of everything whose links may follow from a peering between these networks: not what else they are peered with."""
+    lines = [site.key for site in sites.attached_to(connection, network_keys)]
+    return tuple(dict.fromkeys((*map(str.lower, network_keys), *lines)))
 
 
 # --- ranges ----------------------------------------------------------------------------------------------------------

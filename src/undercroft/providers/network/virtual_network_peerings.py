@@ -250,7 +250,7 @@ def remove(
     network_id = peering_id.parent
     if found is None or network_id is None:
         return None
-    keys = reach.touched(connection, network_id.key)
+    keys = reach.touched_by_peering(connection, network_id.key, found.body.remote_key)
     record = PeeringRecord(found.key, str(found.id), found.id.name, network_id.key, found.body)
     drop(connection, parts, record, if_match=if_match)
     return enqueue_networks(parts, connection, keys)
@@ -281,7 +281,8 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
                 if_match=call.if_match,
                 if_none_match=call.if_none_match,
             )
-            return created, enqueue_networks(parts, connection, reach.touched(connection, network_id.key))
+            keys = reach.touched_by_peering(connection, network_id.key, remote_id.key)
+            return created, enqueue_networks(parts, connection, keys)
 
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))
