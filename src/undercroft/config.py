@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grant_minutes: Positive = 60
     account_limit_bytes: Positive = 4 * 2**40
     """A protection account takes new containers up to this many stored bytes."""
+    start_with_two_members: bool = False
+    """A new vault has the members rec2 and id1; the other six services come with its first registration (DESIGN 6, rule 3)."""
     record_ttl: Positive = 10
     forward_dns_to: tuple[str, ...] = ()
     """Upstream resolvers for names outside the deployment; none by default, so such names answer NXDOMAIN."""

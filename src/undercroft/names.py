@@ -20,6 +20,7 @@ from undercroft.errors import InvalidParameter, UnknownRegion
 
 __all__ = [
     "BACKUP_SERVICES",
+    "FIRST_SERVICES",
     "NameSuffixes",
     "Region",
     "ResourceId",
@@ -32,6 +33,8 @@ __all__ = [
 _LATER_ACCOUNT = re.compile(r"([0-9a-f]{8})prot([0-9]{2,})")
 BACKUP_SERVICES = ("fc1", "fab1", "prot1", "rec2", "ecs1", "id1", "tel1", "wbcm1")
 """The eight service members of an AzureBackup endpoint (reference: SPEC GetPrivateLinkResources)."""
+FIRST_SERVICES = ("rec2", "id1")
+"""The two that real v2 endpoints were seen to begin with (azure-facts section 2; the setting ``start_with_two_members``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from sqlalchemy import Connection, insert, select, update
 from tests.vnet import world
 from undercroft.clock import timestamp
 from undercroft.errors import Conflict, InvalidParameter, NotFound
-from undercroft.names import NameSuffixes, regions
+from undercroft.names import BACKUP_SERVICES, FIRST_SERVICES, NameSuffixes, regions
 from undercroft.state import schema, tasks
 from undercroft.state.database import Database
-from undercroft.vault import connections, eligibility, members, vaults
+from undercroft.vault import connections, demand, eligibility, members, vaults
 from undercroft.vault.connections import ALLOWED, Status
 from undercroft.vault.vaults import VaultRecord
 
@@ -293,6 +293,24 @@ def test_an_account_brings_two_members_and_one_task(state: Database) -> None:
             ("abcd1234prot01.blob.core.windows.net", "abcd1234prot01-blob", "blob"),
         ]
         assert tasks.waiting(connection, "vault") == 1
+
+    state.transact(check)
+
+
+def test_a_vault_may_begin_with_two_services_and_gets_the_others_once(state: Database) -> None:
+    def check(connection: Connection) -> None:
+        id = f"{world.GROUP}/providers/Microsoft.RecoveryServices/vaults/small"
+        key = world.put(connection, id, vaults.Vault())
+        vault_id = vaults.create(connection, key, "westeurope", world.SUFFIXES, world.NOW, FIRST_SERVICES)
+        assert [one.service for one in members.of_vault(connection, key)] == ["rec2", "id1"]
+        wanted = demand.of_vault(connection, key, "AzureBackup")
+        assert (wanted.creation, wanted.registration, wanted.total) == (2, 8, 11)
+        connection.execute(schema.tasks.delete())
+        new = members.complete_services(connection, key, vault_id, "westeurope", world.SUFFIXES)
+        assert len(new) == 6 and tasks.waiting(connection, "vault") == 1
+        assert members.complete_services(connection, key, vault_id, "westeurope", world.SUFFIXES) == ()
+        assert sorted(one.service for one in members.of_vault(connection, key)) == sorted(BACKUP_SERVICES)
+        assert demand.of_vault(connection, key, "AzureBackup").total == 11
 
     state.transact(check)
 

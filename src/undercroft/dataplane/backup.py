@@ -5,6 +5,7 @@ What a handler is given was admitted: the caller is of the kind the table names,
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from undercroft.errors import (
 )
 from undercroft.state.database import Connection, Database
 from undercroft.store.store import Store
-from undercroft.vault import accounts, backups, containers, credentials, items, jobs, paths, points, vaults
+from undercroft.vault import accounts, backups, containers, credentials, items, jobs, members, paths, points, vaults
 from undercroft.vault.accounts import Account
 from undercroft.vault.containers import Container
 from undercroft.vault.points import Point
@@ -49,6 +50,8 @@ __all__ = ["CALLS", "BackupService", "Call", "Visit", "find_call", "render"]
 _SMALL = 64 << 10
 _COMMIT = 64 << 20
 """A commit names everything that its point needs: a million packs are 40 MB of names."""
+_MEMBERS_WITHIN = 10.0
+_LOOK_AGAIN = 0.05
 FORMATS = (0,)
 
 
@@ -120,7 +123,7 @@ class BackupService:
         machine = containers.checked_machine_name(wanted.machine_name)
         key = _public_key(wanted.public_key)
 
-        def work(connection: Connection) -> containers.ContainerObject:
+        def work(connection: Connection) -> tuple[containers.ContainerObject, tuple[str, ...]]:
             credentials.check(connection, visit.principal_id, now)
             container = containers.register(
                 connection,
@@ -134,16 +137,28 @@ class BackupService:
                 now,
             )
             paths.note(connection, container.container_id, "backup", visit.door.path, now)
-            accounts.communication(connection, vault.key, self._settings.suffixes, now)
+            suffixes = self._settings.suffixes
+            new = members.complete_services(connection, vault.key, vault.vault_id, vault.region, suffixes)
+            accounts.communication(connection, vault.key, suffixes, now)
             job = jobs.start(
                 connection, vault.key, container.container_id, None, "Register", visit.door.path, jobs.Details(), now
             )
             jobs.finish(connection, job, "Completed", now)
-            return container
+            return container, new
 
-        container = await self._database.write(work)
+        container, new = await self._database.write(work)
         await self._sessions.keep_container(vault, container.container_id)
+        await self._await_members(visit.door, new)
         return _json(messages.Registered(container.container_id, container.container_name, vault.name, timestamp(now)))
+
+    async def _await_members(self, door: Door, names: tuple[str, ...]) -> None:
+        """The host asks the new services next: they should be there on its endpoint. If they are not in time (a full subnet),
+        the registration holds, and the host's next call says which name is missing."""
+        until = self._clock.monotonic() + _MEMBERS_WITHIN
+        while door.endpoint is not None and names and self._clock.monotonic() < until:
+            if await self._database.read(partial(account_ready, endpoint_key=door.endpoint, fqdns=names)):
+                return
+            await asyncio.sleep(_LOOK_AGAIN)
 
     async def container(self, visit: Visit) -> web.StreamResponse:
         container = visit.known()

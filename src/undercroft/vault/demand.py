@@ -5,6 +5,7 @@ when                   members                                          addresse
 =====================  ===============================================  =========
 creation               the services, and the accounts there are         8 or more
 first registration     blob and queue of the communication account      2
+                       services that were not there from the start      6 or 0
 first backup           blob of the first protection account             1
 further hosts          blob of a protection account each, at the most   1 each
 =====================  ===============================================  =========
@@ -43,25 +44,26 @@ class Demand:
         return self.creation + self.soon + self.further_hosts
 
 
-def of_new_vault(group: str, hosts: int = 1) -> Demand:
-    """Of a vault without accounts, for so many hosts."""
-    return _demand(group, len(BACKUP_SERVICES), communication=0, protection=0, hosts=hosts)
+def of_new_vault(group: str, hosts: int = 1, services: int = len(BACKUP_SERVICES)) -> Demand:
+    """Of a vault without accounts that begins with so many services, for so many hosts."""
+    return _demand(group, services, services, communication=0, protection=0, hosts=hosts)
 
 
 def of_vault(connection: Connection, vault_key: str, group: str, hosts: int = 1) -> Demand:
     """Of a new endpoint of this vault. ``hosts``: how many will back up to it in all."""
     purposes = [one.purpose for one in accounts.of_vault(connection, vault_key.lower())]
-    known = len(members.of_vault(connection, vault_key, group)) or len(BACKUP_SERVICES)
-    return _demand(group, known, purposes.count(COMMUNICATION), purposes.count(PROTECTION), hosts)
+    known = members.of_vault(connection, vault_key, group)
+    services = sum(one.account is None for one in known)
+    return _demand(group, len(known), services, purposes.count(COMMUNICATION), purposes.count(PROTECTION), hosts)
 
 
-def _demand(group: str, known: int, communication: int, protection: int, hosts: int) -> Demand:
-    if group.lower() == members.SECONDARY.lower():  # no accounts there until data is replicated
-        return Demand(known, 0, 0, 0)
+def _demand(group: str, known: int, services: int, communication: int, protection: int, hosts: int) -> Demand:
+    if group.lower() == members.SECONDARY.lower():  # all services at once, and no accounts until data is replicated
+        return Demand(len(BACKUP_SERVICES), 0, 0, 0)
     each = len(SERVICES[PROTECTION])
     return Demand(
         creation=known,
-        registration=0 if communication else len(SERVICES[COMMUNICATION]),
+        registration=len(BACKUP_SERVICES) - services + (0 if communication else len(SERVICES[COMMUNICATION])),
         first_backup=0 if protection else each,
         further_hosts=max(0, hosts - max(protection, 1)) * each,
     )

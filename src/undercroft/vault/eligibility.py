@@ -12,7 +12,7 @@ wants the vault's own region enabled before anything is protected.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from undercroft.errors import Conflict
 from undercroft.names import ResourceId
@@ -71,7 +71,7 @@ def _check_unused(vault: VaultRecord) -> None:
         )
 
 
-def _count(connection: Connection, vault: VaultRecord, group: str, *conditions: object) -> int:
+def _count(connection: Connection, vault: VaultRecord, group: str, *conditions: ColumnElement[bool]) -> int:
     query = select(func.count()).select_from(connections).where(connections.c.vault_key == vault.key)
-    query = query.where(func.lower(connections.c.group_id) == group.lower(), *conditions)  # type: ignore[arg-type]
+    query = query.where(func.lower(connections.c.group_id) == group.lower(), *conditions)
     return connection.execute(query).scalar_one()

@@ -1,4 +1,5 @@
-"""Members: the names a vault answers to. Eight services from the start, a name or two more with each storage account.
+"""Members: the names a vault answers to. Eight services from the start (or two, and six at the first registration: a setting), a
+name or two more with each storage account.
 
 The group ``AzureBackup_secondary`` has eight services of its own, with the geo code of the paired region in their names. They
 are there from the vault's first secondary endpoint on; storage accounts are not among them until data is replicated.
@@ -24,6 +25,7 @@ __all__ = [
     "add_account",
     "add_secondary_services",
     "add_services",
+    "complete_services",
     "of_vault",
     "of_vaults",
     "paired",
@@ -60,6 +62,19 @@ def add_services(
 ) -> None:
     """The service members of a new vault (DESIGN section 6, rule 3)."""
     _add_services(connection, vault_key, BACKUP, vault_id, region(region_name).geo_code, suffixes, services)
+
+
+def complete_services(
+    connection: Connection, vault_key: str, vault_id: int, region_name: str, suffixes: NameSuffixes
+) -> tuple[str, ...]:
+    """Those of the eight services that the vault has not yet, and the task that gives them addresses; the new names."""
+    known = {one.service for one in of_vault(connection, vault_key) if one.account is None}
+    missing = tuple(service for service in BACKUP_SERVICES if service not in known)
+    if missing:
+        add_services(connection, vault_key, vault_id, region_name, suffixes, missing)
+        tasks.enqueue(connection, "vault", vault_key.lower(), tasks.AT_ONCE)
+    geo_code = region(region_name).geo_code
+    return tuple(suffixes.backup_member(vault_id, service, geo_code) for service in missing)
 
 
 def paired(region_name: str) -> Region:
@@ -104,9 +119,9 @@ def _add_services(
                 "service": service,
                 "name": f"backup-{service}",
                 "account": None,
-                "ordinal": ordinal,
+                "ordinal": BACKUP_SERVICES.index(service),
             }
-            for ordinal, service in enumerate(services)
+            for service in services
         ],
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from undercroft.clock import timestamp
 from undercroft.errors import Conflict, InvalidParameter, NotFound
-from undercroft.names import NameSuffixes, ResourceId, new_vault_id
+from undercroft.names import BACKUP_SERVICES, NameSuffixes, ResourceId, new_vault_id
 from undercroft.state import tasks
 from undercroft.state.schema import (
     accounts,
@@ -161,15 +161,22 @@ def check_public_access(text: str) -> bool:
     )
 
 
-def create(connection: Connection, key: str, region: str, suffixes: NameSuffixes, now: datetime) -> int:
-    """The rows of a new vault beside its resource: its id and its eight service members."""
+def create(
+    connection: Connection,
+    key: str,
+    region: str,
+    suffixes: NameSuffixes,
+    now: datetime,
+    services: Sequence[str] = BACKUP_SERVICES,
+) -> int:
+    """The rows of a new vault beside its resource: its id and its service members."""
     vault_id = new_vault_id()
     connection.execute(
         insert(vaults).values(
             key=key.lower(), vault_id=vault_id, region=region, had_endpoint=False, created=timestamp(now)
         )
     )
-    add_services(connection, key, vault_id, region, suffixes)
+    add_services(connection, key, vault_id, region, suffixes, services)
     changed(connection, key, now)
     return vault_id
 

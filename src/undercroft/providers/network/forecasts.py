@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from undercroft.arm.call import Call, Reply, Route, parse
 from undercroft.errors import InvalidParameter, NotFound, UndercroftError
-from undercroft.names import ResourceId
+from undercroft.names import BACKUP_SERVICES, FIRST_SERVICES, ResourceId
 from undercroft.providers.collaborators import Collaborators, Echo
 from undercroft.vault import demand, eligibility, vaults
 from undercroft.vault.demand import Demand
@@ -114,7 +114,8 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
                 raise NotFound(f"The subnet {call.id} was not found.")
             vault = None if vault_id is None else vaults.require(connection, vault_id.key)
             if vault is None:
-                wanted = demand.of_new_vault(group, body.hosts)
+                few = len(FIRST_SERVICES if parts.settings.start_with_two_members else BACKUP_SERVICES)
+                wanted = demand.of_new_vault(group, body.hosts, few)
             else:
                 wanted = demand.of_vault(connection, vault.key, group, body.hosts)
             prefix = subnet.value.prefix

@@ -15,7 +15,7 @@ from undercroft.arm.call import Call, Reply, Route, parse
 from undercroft.arm.envelope import tracked
 from undercroft.arm.resources import Resource
 from undercroft.errors import CapabilityMissing, InvalidParameter
-from undercroft.names import ResourceId, region
+from undercroft.names import BACKUP_SERVICES, FIRST_SERVICES, ResourceId, region
 from undercroft.providers.collaborators import Collaborators, Echo, listing, refuse_if_given
 from undercroft.providers.recovery_services import private_endpoint_connections
 from undercroft.vault import connections, vaults
@@ -362,7 +362,9 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             value = _changed(Vault() if before is None else before.body, body)
             created = save(connection, call, value, location, body.tags)
             if created:
-                vaults.create(connection, call.id.key, location, parts.settings.suffixes, parts.clock.now())
+                services = FIRST_SERVICES if parts.settings.start_with_two_members else BACKUP_SERVICES
+                suffixes = parts.settings.suffixes
+                vaults.create(connection, call.id.key, location, suffixes, parts.clock.now(), services)
             else:
                 vaults.changed(connection, call.id.key, parts.clock.now())
             return created
