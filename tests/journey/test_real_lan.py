@@ -110,6 +110,18 @@ def eventually(check: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.2)
 
 
+def test_a_wrong_interface_is_explained_before_anything_starts(deployment: LanDeployment) -> None:
+    settings = deployment.home / "undercroft.toml"
+    settings.write_text(SETTINGS.replace(INTERFACE, "lan7"), "utf-8")
+    try:
+        said = deployment.run("up", "--port", "0", "--detach", expect=1).err
+        assert f"no interface 'lan7'. It has: {INTERFACE} ({PREFIX})" in said and "DriverNotPossible" in said
+        probe = deployment.run("fabric", "probe", expect=1).out
+        assert "host fails at interface lan7" in probe and f"{INTERFACE}: {PREFIX}" in probe
+    finally:
+        settings.write_text(SETTINGS, "utf-8")
+
+
 def test_up_takes_the_interface_of_the_settings(deployment: LanDeployment) -> None:
     said = deployment.run("up", "--port", "0", "--detach").out
     assert "fabric: host" in said
@@ -184,8 +196,9 @@ def test_a_real_agent_registers_backs_up_and_restores(deployment: LanDeployment)
     records = {one["fqdn"]: one["ipAddresses"][0] for one in deployment.door()["customDnsConfigs"]}
     assert len(records) == 11, "grown by the vault's accounts"
     assert {IPv4Address(address) for address in records.values()} <= deployment.wire.machine.addresses().keys()
-    lines = "".join(f"{address} {name}\n" for name, address in records.items())
-    deployment.names(hosts=f"{lines}{SERVICE} login.undercroft.internal management.undercroft.internal\n")
+    exported = deployment.run("dns", "export", "--endpoint", "door", "-g", "rg", "--format", "hosts").out
+    assert all(f"{address} {name}" in exported for name, address in records.items())
+    deployment.names(hosts=f"{exported}\n{SERVICE} login.undercroft.internal management.undercroft.internal\n")
     (files / "more").write_bytes(os.urandom(5000))
     deployment.agent("backup", files, *secret)
     assert len(deployment.agent("points", "--json").json["points"]) == 2

@@ -21,7 +21,8 @@ def probe(
     driver: str = "auto",
     as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False,
 ) -> int:
-    """Try what this machine allows, and say what to change for more. Nothing is left behind, no interface is changed.
+    """Try what this machine allows, and say what to change for more. Nothing is left behind, no interface is changed. Status 1:
+    the driver that is meant does not work here.
 
     Parameters
     ----------
@@ -30,13 +31,19 @@ def probe(
     """
     from undercroft.cli.local import home_of
     from undercroft.cli.up import interface_of
-    from undercroft.fabric.probe import choose_driver, describe, survey
+    from undercroft.fabric.probe import Choice, choose_driver, describe, survey, try_driver
 
     interface = interface_of(home_of(home).settings()) if home is not None else None
-    chosen = choose_driver(driver, interface)
+    if interface is not None and driver in (
+        "auto",
+        "host",
+    ):  # described also when it does not work: that is the question
+        chosen = Choice("host", (try_driver("host", interface),))
+    else:
+        chosen = choose_driver(driver, interface)
     description = describe(chosen, survey(chosen, interface))
     print(json.dumps(description) if as_json else "\n".join(_lines(description)))
-    return 0
+    return 0 if chosen.findings[-1].works else 1
 
 
 def _lines(description: dict[str, Any]) -> list[str]:
