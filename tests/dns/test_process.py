@@ -237,6 +237,25 @@ async def test_questions_wait_in_the_sockets_while_it_is_killed_and_started_agai
         await names.close()
 
 
+async def test_it_keeps_to_the_limit_that_the_settings_say(home: Path) -> None:
+    (home / "undercroft.toml").write_text("dns_queries_per_second = 3\n", "ascii")
+    names = RemoteNames(home / "run" / "dns.sock")
+    with process(home):
+        await names.connect(20)
+        port = await told(names)
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
+            mine.setblocking(False)
+            mine.connect(("127.0.0.1", port))
+            for number in range(5):
+                mine.send(dns.message.make_query(f"a.{NAME}", "A", id=number).to_wire())
+            cut = [bool((await asyncio.wait_for(loop.sock_recv(mine, 512), 10))[2] & 2) for _ in range(5)]
+        assert sorted(cut) == [False] * 3 + [True] * 2
+        reply = await dns.asyncquery.tcp(dns.message.make_query(f"a.{NAME}", "A"), "127.0.0.1", port=port, timeout=10)
+        assert reply.answer
+        await names.close()
+
+
 def test_its_memory_holds_no_service_but_itself() -> None:
     """Lean: neither HTTP nor the database nor certificates are imported (DESIGN section 4)."""
     code = "import sys, undercroft.dns.__main__; print(*(name for name, module in sys.modules.items() if module))"
