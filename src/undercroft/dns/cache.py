@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from undercroft.dns.message import Query, Rendered
+from undercroft.dns.message import Key, Rendered
 
 __all__ = ["AnswerCache"]
 
@@ -26,7 +26,7 @@ class AnswerCache:
     def __init__(self) -> None:
         self.datagrams: dict[bytes, bytes] = {}
         """Query without its id to answer without it. Read where every microsecond counts, so not behind a method."""
-        self._answers: dict[tuple[object, ...], Rendered] = {}
+        self._answers: dict[Key, Rendered] = {}
         self._room = _ROOM
 
     def __len__(self) -> int:
@@ -38,13 +38,13 @@ class AnswerCache:
         self._answers.clear()
         self._room = _ROOM
 
-    def find(self, query: Query) -> Rendered | None:
-        return self._answers.get(query.key)
+    def find(self, key: Key) -> Rendered | None:
+        return self._answers.get(key)
 
-    def keep(self, query: Query, rendered: Rendered) -> None:
-        size = len(query.question.name) + len(rendered.packed.tail) + len(rendered.options)
+    def keep(self, key: Key, rendered: Rendered) -> None:
+        size = len(key[0]) + len(rendered.packed.tail) + len(rendered.options)
         if self._take(size):
-            self._answers[query.key] = rendered
+            self._answers[key] = rendered
 
     def keep_datagram(self, wire: bytes, reply: bytes) -> None:
         if self._take(len(wire) + len(reply)):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import dns.message
 import dns.rdataclass
@@ -26,7 +26,7 @@ from undercroft.dns import labels
 from undercroft.dns.answers import Answer, Question
 from undercroft.dns.packer import Packed, pack
 
-__all__ = ["Query", "Rendered", "failure", "finish", "read", "render", "server_cookie", "truncated"]
+__all__ = ["Key", "Query", "Rendered", "failure", "finish", "read", "render", "server_cookie", "truncated"]
 
 # Plain integers: arithmetic on enumerations costs more than all the rest of an answer.
 QR: Final = int(bits_of.QR)
@@ -54,6 +54,10 @@ _SERVER_COOKIE: Final = 8
 _COOKIE_LENGTHS: Final = frozenset((8, *range(16, 41)))  # RFC 7873 section 5.2.2: anything else is malformed
 
 
+Key: TypeAlias = tuple[bytes, int, int, int, bool, bool, bool]
+"""What two queries with the same answer have in common: the question's name in lower case, its type, flags, room, EDNS, DO, cookie."""
+
+
 class Query(NamedTuple):
     id: bytes
     flags: int
@@ -69,8 +73,8 @@ class Query(NamedTuple):
     """The client's own eight bytes (RFC 7873), or nothing."""
 
     @property
-    def key(self) -> tuple[bytes, int, int, int, bool, bool, bool]:
-        """What two queries with the same answer have in common; only its id, spelling and cookie are the client's own."""
+    def key(self) -> Key:
+        """Only its id, spelling and cookie are the client's own."""
         _, flags, question, _, limit, edns, dnssec, cookie = self
         return question.key, question.type, flags, limit, edns, dnssec, bool(cookie)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from undercroft.dns.answers import NameData, Placed, RecordSet
@@ -35,8 +35,12 @@ class Packed:
         self.tail = tail
 
 
-def pack(name: bytes, key: bytes, flags: int, answer: Iterable[Placed], authority: Placed | None) -> Packed:
+def pack(name: bytes, key: bytes, flags: int, answer: Sequence[Placed], authority: Placed | None) -> Packed:
     """``flags`` without QR and RA, which every answer of ours has. ``key`` is ``name`` in lower case."""
+    if authority is None and len(answer) == 1 and answer[0][0] is name and len(name) > 1:
+        plain = _plain(answer[0][1])
+        if plain is not None:
+            return Packed(_HEADER.pack(0, flags | _QR_RA, 1, len(answer[0][1].data), 0, 0)[2:], plain)
     writer = _Writer(name, key)
     answers = 0
     for owner, records in answer:
@@ -44,6 +48,16 @@ def pack(name: bytes, key: bytes, flags: int, answer: Iterable[Placed], authorit
     authorities = 0 if authority is None else writer.put(*authority)
     head = _HEADER.pack(0, flags | _QR_RA, 1, answers, authorities, 0)[2:]
     return Packed(head, bytes(writer.out))
+
+
+def _plain(records: RecordSet) -> bytes | None:
+    """One set at the question's name without a name in it: most answers. Nothing in it can be compressed but the owner."""
+    parts: list[bytes] = []
+    for data in records.data:
+        if not isinstance(data, bytes):
+            return None
+        parts += (_AT_QUESTION, _FIXED.pack(records.type, _IN, records.ttl, len(data)), data)
+    return b"".join(parts)
 
 
 class _Writer:

@@ -283,9 +283,10 @@ class NameServer:
         if not isinstance(query, message.Query):
             return query
         cookie = self._cookie(query, client)
-        rendered = served.cache.find(query)
+        key = query.key
+        rendered = served.cache.find(key)
         if rendered is None:
-            return self._work_out(served, query, cookie)
+            return self._work_out(served, query, key, cookie)
         reply = message.finish(query, rendered, cookie)
         if (
             not stream and not cookie
@@ -293,7 +294,7 @@ class NameServer:
             served.cache.keep_datagram(wire, reply)
         return reply
 
-    def _work_out(self, served: _Network, query: message.Query, cookie: bytes) -> Reply:
+    def _work_out(self, served: _Network, query: message.Query, key: message.Key, cookie: bytes) -> Reply:
         if served.handlers is None:
             return message.finish(query, message.render(query, _NOT_READY), cookie)
         steps = resolution(served.handlers, query.question)
@@ -305,7 +306,7 @@ class NameServer:
             answer: Answer = end.value
             rendered = message.render(query, answer)
             if answer.lasting:
-                served.cache.keep(query, rendered)
+                served.cache.keep(key, rendered)
             return message.finish(query, rendered, cookie)
         return self._later(query, steps, inquiry, cookie)
 
