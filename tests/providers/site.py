@@ -143,7 +143,12 @@ async def site(folder: Path, *, clock: Clock | None = None, settings: Settings |
             *fabric.routes(parts),
             *recovery_services.routes(parts),
         )
-        deleters = {**compute.deleters(parts), **network.deleters(parts), **recovery_services.deleters(parts)}
+        deleters = {
+            **compute.deleters(parts),
+            **fabric.deleters(parts),
+            **network.deleters(parts),
+            **recovery_services.deleters(parts),
+        }
         async with control_plane(folder, clock=clock, routes=routes, deleters=deleters) as plane:
             made = Site(plane, world, database, await plane.group())
             body = {

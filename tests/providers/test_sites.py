@@ -194,6 +194,25 @@ async def test_a_network_with_a_site_is_not_deleted(here: Site) -> None:
     assert (await here.send("DELETE", f"{here.network}/virtualNetworks/hub")).status == 200
 
 
+async def test_a_group_goes_with_its_sites_and_peerings_and_leaves_the_others_disconnected(here: Site) -> None:
+    """``outside`` is a network of another group."""
+    other = await here.plane.group("elsewhere")
+    outside = f"{other}/providers/Microsoft.Network/virtualNetworks/outside"
+    properties = {"addressSpace": {"addressPrefixes": ["10.8.0.0/16"]}}
+    await here.make(outside, {"location": "westeurope", "properties": properties})
+    hub = f"{here.network}/virtualNetworks/hub"
+    for near, far in ((hub, outside), (outside, hub)):
+        remote = {"properties": {"remoteVirtualNetwork": {"id": far}}}
+        made = await here.make(f"{near}/virtualNetworkPeerings/p", remote)
+    assert made["properties"]["peeringState"] == "Connected"
+    await here.make(office(here), body(here, to="hub"))
+    await here.make(f"{office(here)}/hosts/dc01", {})
+    assert (await here.send("DELETE", here.group)).status in (200, 202)
+    assert (await here.get(here.group)).status == 404
+    left = (await here.get(f"{outside}/virtualNetworkPeerings/p")).json["properties"]
+    assert left["peeringState"] == "Disconnected" and left["remoteVirtualNetwork"]["id"] == hub
+
+
 async def test_effective_routes_of_an_interface(here: Site) -> None:
     await network(here, "far", "10.3.0.0/16", location="northeurope")
     await here.make(office(here), body(here, to="hub"))

@@ -239,22 +239,21 @@ def check(specification: NetworkSpecification) -> None:
 
 def _check_links(specification: NetworkSpecification) -> None:
     """Every link leads to another network, and no range is in two places."""
-    networks = [specification.id]
-    ranges = list(specification.prefixes)
-    for link in specification.links:
-        if link.network in networks:
+    networks = [specification.id, *(link.network for link in specification.links)]
+    if len(set(networks)) != len(networks):
+        raise InvalidParameter(f"Network {specification.id} is linked with one twice, or with itself.", target="links")
+    ranges = [(prefix, link.network) for link in specification.links for prefix in link.prefixes]
+    ranges += [(prefix, specification.id) for prefix in specification.prefixes]
+    # In order, a range that overlaps an earlier one overlaps the one that reaches farthest.
+    ranges.sort(key=lambda item: (int(item[0].network_address), item[0].prefixlen))
+    farthest = None
+    for prefix, where in ranges:
+        if farthest is not None and prefix.network_address <= farthest[0].broadcast_address:
             raise InvalidParameter(
-                f"Network {specification.id} is linked with {link.network} twice, or with itself.", target="links"
+                f"Network {specification.id} cannot reach {prefix} in {where}: it overlaps {farthest[0]} in {farthest[1]}.",
+                target="links",
             )
-        networks.append(link.network)
-        for prefix in link.prefixes:
-            if any(prefix.overlaps(other) for other in ranges):
-                raise InvalidParameter(
-                    f"Network {specification.id} cannot reach {prefix} in {link.network}: that range overlaps another one "
-                    "of its own or behind another link.",
-                    target="links",
-                )
-            ranges.append(prefix)
+        farthest = (prefix, where)
 
 
 def _subnet_of(host: HostSpecification, specification: NetworkSpecification) -> IPv4Network:
