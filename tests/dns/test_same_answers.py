@@ -95,7 +95,7 @@ def queries(draw: st.DrawFn) -> dns.message.Message:
     return query
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(view=views(), asked=st.lists(queries(), min_size=1, max_size=6), stream=st.booleans())
 def test_every_answer_is_the_one_that_dnspython_would_write(
     view: NetworkView, asked: list[dns.message.Message], stream: bool
@@ -112,7 +112,7 @@ def test_every_answer_is_the_one_that_dnspython_would_write(
             assert reply == expected, f"\n{dns.message.from_wire(reply)}\n---\n{dns.message.from_wire(expected)}"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(states=st.lists(zones("contoso.com"), min_size=2, max_size=5), asked=st.lists(queries(), min_size=3, max_size=8))
 def test_a_zone_that_changed_answers_as_one_that_was_always_so(
     states: list[ZoneView], asked: list[dns.message.Message]
