@@ -26,6 +26,7 @@ __all__ = [
     "ResourceId",
     "canonical_region",
     "new_vault_id",
+    "paired_region",
     "region",
     "regions",
 ]
@@ -152,6 +153,20 @@ def region(text: str) -> Region:
     near = difflib.get_close_matches(name, known, n=3)
     hint = f" Did you mean: {', '.join(near)}?" if near else ""
     raise UnknownRegion(f"The location '{text}' is not an Azure region.{hint}", target="location")
+
+
+def paired_region(name: str) -> Region:
+    """The region in which the secondary endpoints of a vault in ``name`` stand."""
+    pair = region(name).pair
+    found = None if pair is None else regions().get(pair)
+    if found is None:
+        raise InvalidParameter(
+            f"The region '{name}' has no paired region, so a vault in it has no AzureBackup_secondary endpoints. Only AzureBackup is "
+            "possible.",
+            code="UserErrorRegionHasNoPair",
+            target="properties.privateLinkServiceConnections.groupIds",
+        )
+    return found
 
 
 def new_vault_id() -> int:

@@ -77,6 +77,8 @@ async def test_others_in_the_subnet_are_thought_of(here: Site) -> None:
         found = await asked(here, shared, privateLinkServiceId=here.vault_id(name))
         assert (found["claimedByOthers"], found["verdict"]) == (claimed, verdict)
         assert await made(here, f"pe{number}", shared, name) == 201
+    await here.decide(await here.connection("pe1", "vault1"), "Rejected")
+    assert (await asked(here, shared))["claimedByOthers"] == 6
 
 
 async def test_a_vault_in_use_needs_all_at_once(here: Site) -> None:
@@ -88,6 +90,11 @@ async def test_a_vault_in_use_needs_all_at_once(here: Site) -> None:
 
 
 async def test_a_secondary_endpoint_does_not_grow(here: Site) -> None:
+    body = {"location": "mexicocentral", "sku": {"name": "Standard"}, "properties": {}}
+    await here.make(here.vault_id("lonely"), body)
+    work = f"{here.spoke}/subnets/work"
+    found = await asked(here, work, groupIds=["AzureBackup_secondary"], privateLinkServiceId=here.vault_id("lonely"))
+    assert (found["verdict"], found["blockedBy"]) == ("Refused", "UserErrorRegionHasNoPair")
     found = await asked(here, f"{here.spoke}/subnets/work", groupIds=["azurebackup_SECONDARY"], hosts=50)
     assert (found["addressesNeeded"], found["verdict"]) == (8, "Fits")
 

@@ -13,8 +13,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, insert, select
 
-from undercroft.errors import InvalidParameter
-from undercroft.names import BACKUP_SERVICES, NameSuffixes, Region, region, regions
+from undercroft.names import BACKUP_SERVICES, NameSuffixes, paired_region, region
 from undercroft.state import tasks
 from undercroft.state.schema import members
 
@@ -28,7 +27,6 @@ __all__ = [
     "complete_services",
     "of_vault",
     "of_vaults",
-    "paired",
 ]
 
 BACKUP = "AzureBackup"
@@ -77,25 +75,11 @@ def complete_services(
     return tuple(suffixes.backup_member(vault_id, service, geo_code) for service in missing)
 
 
-def paired(region_name: str) -> Region:
-    """The region in which the vault's secondary endpoints stand."""
-    pair = region(region_name).pair
-    found = None if pair is None else regions().get(pair)
-    if found is None:
-        raise InvalidParameter(
-            f"The region '{region_name}' has no paired region, so a vault in it has no {SECONDARY} endpoints. Only {BACKUP} is "
-            "possible.",
-            code="UserErrorRegionHasNoPair",
-            target="properties.privateLinkServiceConnections.groupIds",
-        )
-    return found
-
-
 def add_secondary_services(
     connection: Connection, vault_key: str, vault_id: int, region_name: str, suffixes: NameSuffixes
 ) -> None:
     """The service members in the paired region, if they are not there yet."""
-    place = paired(region_name)
+    place = paired_region(region_name)
     if not of_vault(connection, vault_key, SECONDARY):
         _add_services(connection, vault_key, SECONDARY, vault_id, place.geo_code, suffixes, BACKUP_SERVICES)
 

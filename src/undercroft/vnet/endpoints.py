@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, Row, select, update
 
 from undercroft.errors import CapabilityMissing, InvalidParameter
-from undercroft.names import ResourceId, region
+from undercroft.names import ResourceId, paired_region
 from undercroft.state.schema import allocations, resources
 
 __all__ = [
@@ -201,7 +201,7 @@ def check_regions(group: Group, endpoint: str, network: str, vault: str) -> None
             code="InvalidPrivateEndpointRegion",
             target="location",
         )
-    expected = vault if group is Group.BACKUP else region(vault).pair
+    expected = vault if group is Group.BACKUP else paired_region(vault).name
     if endpoint != expected:
         where = "the vault's region" if group is Group.BACKUP else "the region paired with the vault's"
         raise InvalidParameter(

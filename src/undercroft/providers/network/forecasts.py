@@ -11,7 +11,8 @@ from undercroft.arm.call import Call, Reply, Route, parse
 from undercroft.errors import InvalidParameter, NotFound, UndercroftError
 from undercroft.names import BACKUP_SERVICES, FIRST_SERVICES, ResourceId
 from undercroft.providers.collaborators import Collaborators, Echo
-from undercroft.vault import demand, eligibility, vaults
+from undercroft.vault import connections, demand, eligibility, vaults
+from undercroft.vault.connections import Status
 from undercroft.vault.demand import Demand
 from undercroft.vault.vaults import VaultRecord
 from undercroft.vnet import allocations, endpoints, networks
@@ -33,11 +34,13 @@ class ForecastBody(Echo, frozen=True):
 
 
 def claims(connection: Connection, subnet: SubnetRecord) -> int:
-    """What the endpoints that stand in the subnet will still need, if every one of their vaults is used."""
+    """What the endpoints that stand in the subnet will still need, if every one of their vaults is used. One that was rejected or
+    disconnected gets no more."""
     claimed = 0
     for owner in allocations.subnet_owners(connection, subnet.key):
         endpoint = endpoints.get(connection, owner)
-        if endpoint is not None:
+        state = connections.of_endpoint(connection, owner)
+        if endpoint is not None and state is not None and state.status in (Status.PENDING, Status.APPROVED):
             value = endpoint.value
             claimed += value.missing_addresses + demand.of_vault(connection, value.vault_key, value.group).soon
     return claimed
