@@ -7,9 +7,12 @@ the hard limit allows.
 
 from __future__ import annotations
 
+import errno
 import resource
 
-__all__ = ["raise_descriptor_limit"]
+from undercroft.errors import LocalProblem
+
+__all__ = ["exhausted", "raise_descriptor_limit"]
 
 _WANTED = 65_536
 
@@ -22,3 +25,20 @@ def raise_descriptor_limit() -> int:
         return soft
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
+
+
+def exhausted(error: BaseException) -> LocalProblem | None:
+    """What to say when it was not enough; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+        return None
+    if error.errno == errno.ENFILE:
+        return LocalProblem(
+            "This machine has as many files open as it allows (fs.file-max). Raise it, or close something.",
+            code="TooManyOpenFiles",
+        )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return LocalProblem(
+        f"The limit of {soft:,} open descriptors is reached; a virtual network takes ten over all processes, a VM three. Raise the hard "
+        f"limit, which is {hard:,} (ulimit -Hn, or LimitNOFILE= of the unit), and start Undercroft again.",
+        code="TooManyOpenFiles",
+    )

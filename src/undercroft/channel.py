@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -166,6 +167,10 @@ class Channel:
                 numbers = array.array("i")
                 numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
                 self._arrived.extend(numbers)
+        if (
+            flags & socket.MSG_CTRUNC
+        ):  # there was no room for them (recvmsg(2)): the frames that come would own wrong ones
+            print("Descriptors of a message were lost: too many are open. Its connection is closed.", file=sys.stderr)
         if not data or flags & socket.MSG_CTRUNC:
             self.close()
             return

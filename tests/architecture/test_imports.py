@@ -22,7 +22,7 @@ LEAF_IMPORTS: dict[str, set[str]] = {
     "config": {"errors", "names"},
     "clock": set(),
     "channel": {"errors"},
-    "capacity": set(),
+    "capacity": {"errors"},
     "allowance": {"clock", "errors"},
     "trace": set(),
 }

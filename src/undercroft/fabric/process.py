@@ -37,7 +37,7 @@ from pathlib import Path
 
 import msgspec
 
-from undercroft.capacity import raise_descriptor_limit
+from undercroft.capacity import exhausted, raise_descriptor_limit
 from undercroft.channel import Channel, Failure, peer, reachable
 from undercroft.errors import InvalidInput, LocalProblem, UndercroftError
 from undercroft.fabric.driver import Driver, LoopbackDriver, NamespaceDriver
@@ -151,6 +151,8 @@ class _Client:
 
 
 def _failure(request: Request, error: Exception) -> Failure:
+    if (full := exhausted(error.__cause__ or error)) is not None:  # whatever step it was that met it
+        return Failure.of(full)
     if isinstance(error, UndercroftError):
         return Failure.of(error)
     traceback.print_exception(error)

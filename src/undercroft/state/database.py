@@ -80,7 +80,7 @@ class Database:
         """On a snapshot, in the calling thread: for a few rows by their keys, which take less than a change of threads does.
 
         While the event loop is busy, a thread waits for the interpreter's lock at every statement; a read that
-        needs a fraction of a millisecond then takes many (decision 10 measures it).
+        needs a fraction of a millisecond then takes many (decision 12 measures it).
         """
         with self.engine.connect() as connection:
             try:
