@@ -31,7 +31,7 @@ from bench.peers import Failed, called
 
 __all__ = ["Count", "Soak", "leaks", "main", "render"]
 
-UNDERCROFT = Path(sys.executable).parent / "undercroft"
+UNDERCROFT = (sys.executable, "-m", "undercroft.cli")
 GROUP, REGION, VAULT = "soak", "westeurope", "safe"
 NETWORK, COMPUTE, VAULTS = "Microsoft.Network", "Microsoft.Compute", "Microsoft.RecoveryServices"
 API_VERSION = "2026-01-01"
@@ -219,7 +219,7 @@ class Soak:
     def _linger(self, vm: str, address: str) -> None:
         """A program of the VM with connections to a door; it is still there when everything is deleted under it."""
         command: list[str | Path] = [
-            UNDERCROFT,
+            *UNDERCROFT,
             "vm",
             "exec",
             vm,
@@ -291,7 +291,7 @@ class Soak:
             database.close()
 
     def _manage(self, *words: str) -> str:
-        return called([UNDERCROFT, *words], {"UNDERCROFT_HOME": str(self.home)})
+        return called([*UNDERCROFT, *words], {"UNDERCROFT_HOME": str(self.home)})
 
 
 def _process(role: str, pid: int) -> list[Count]:

@@ -187,6 +187,19 @@ def test_a_host_of_such_a_network_is_served_or_refused_by_the_vaults_setting(sit
     assert DENIED in said and "The public name was used because the private one could not be" in said
 
 
+def test_a_host_of_a_site_without_an_endpoint_uses_the_public_door(site: Deployment) -> None:
+    """An on-premises network that is attached to nothing has the public side only."""
+    site.run("site", "create", "office", "-g", GROUP, "--address-prefixes", "192.168.10.0/24")
+    site.run("site", "host-create", "pc01", "-g", GROUP, "--site", "office", "--address", "192.168.10.20")
+    allow(site, "Enable")
+    said = site.inside("pc01", "agent", "register", "--credentials", site.credentials("safe")).out
+    assert "public path" in said
+    assert containers(site)[0]["pc01"]["backup"]["path"] == "public"
+    allow(site, "Disable")
+    assert DENIED in site.inside("pc01", "agent", "status", expect=1).out
+    site.run("vault", "show", "safe", "-g", GROUP)
+
+
 def containers(site: Deployment) -> tuple[dict[str, dict[str, Any]], str]:
     """By machine and leg, and what people see."""
     shown = json.loads(site.run("vault", "containers", "safe", "-g", GROUP, "--json").out)

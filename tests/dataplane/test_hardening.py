@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -231,3 +232,35 @@ async def test_a_host_that_calls_too_often_waits_and_the_others_do_not(tmp_path:
         assert (await other.call("GET", "fc1", "/v1/container")).status == 200
         clock.advance(timedelta(seconds=1))
         assert (await agent.call("GET", "fc1", "/v1/container")).status == 200
+
+
+def alive(kind: str) -> int:
+    """Objects of that class that something still holds."""
+    gc.collect()
+    return sum(type(each).__name__ == kind for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n", None])
+async def test_a_handshake_that_fails_leaves_nothing_in_memory(tmp_path: Path, sent: bytes | None) -> None:
+    """Each kept a quarter of a MiB for ever: half a million of them, and the service is out of memory. None: a reset."""
+    kinds = ("SSLProtocol", "RequestHandler", "Connection")
+    async with Plane(tmp_path, limits=Limits(handshake=0.3)) as plane:
+        place = next(iter(plane.private.values()))
+        before = [alive(kind) for kind in kinds]
+        for _ in range(40):
+            _, writer = await asyncio.open_connection(place, plane.port)
+            if sent is None:
+                writer.transport.abort()
+            else:
+                writer.write(sent)
+            await asyncio.sleep(0)
+            writer.close()
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if not plane.plane.doors.total() and all(
+                alive(kind) <= held + 1 for kind, held in zip(kinds, before, strict=True)
+            ):
+                break
+        assert {
+            kind: alive(kind) - held for kind, held in zip(kinds, before, strict=True) if alive(kind) > held + 1
+        } == {}

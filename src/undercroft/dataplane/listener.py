@@ -86,6 +86,10 @@ class _Server(web.Server):
         self._by_protocol[protocol] = connection
         return protocol
 
+    def forget(self, protocol: RequestHandler) -> None:
+        """Its handshake failed: nobody will ever tell it that the connection is lost."""
+        self._by_protocol.pop(protocol, None)
+
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = self._by_protocol.get(request.protocol)
         if connection is None:
@@ -240,13 +244,18 @@ class Listener:
         self._doors.enter(door, connection, cut)
 
     async def _open(self, accepted: socket.socket, connection: Connection) -> None:
-        await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: self._server.protocol(connection),
-            accepted,
-            ssl=self._context,
-            ssl_handshake_timeout=self._limits.handshake,
-            ssl_shutdown_timeout=2.0,
-        )
+        protocol = self._server.protocol(connection)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol,
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=self._limits.handshake,
+                ssl_shutdown_timeout=2.0,
+            )
+        except BaseException:
+            self._server.forget(protocol)  # or each would keep a quarter of a MiB for ever
+            raise
 
     def _opened(self, task: asyncio.Task[None], accepted: socket.socket, connection: Connection) -> None:
         """A callback and not a ``finally``: a task cancelled before its first step runs nothing of itself."""
