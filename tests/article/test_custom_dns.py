@@ -147,6 +147,7 @@ def test_dns_records_for_blobs_after_the_first_backup(site: Site) -> None:
         site.deployment.run("dns", "watch", "--endpoint", "door", "-g", GROUP, "--format", "bind", "--mode", "records", "--out",
                             site.files["registered", "bind"][0].parent, "--once", "--hook", f"kill -HUP {server.pid}")  # fmt: skip
         eventually(lambda: site.backup(expect=(0, 1)).status == 0)
+        site.files["backed-up", "bind"] = site.files["registered", "bind"]
         # Reference, pains B15: own zones shadow nobody else's names.
         assert "203.0.113." in site.nslookup("pod01-id1.we.backup.windowsazure.com")
     for kind in ("unbound", "dnsmasq"):
@@ -229,8 +230,9 @@ def root(site: Site) -> Iterator[SignedRoot]:
 
 @once
 @pytest.mark.parametrize("kind", KINDS)
-def test_dnssec_validation_and_rebind_protection_are_on(site: Site, root: SignedRoot, kind: str) -> None:
-    with site.server(kind, site.files["forward", kind], *root.validating(kind)):
+@pytest.mark.parametrize("moment", ["forward", "backed-up"])
+def test_dnssec_validation_and_rebind_protection_are_on(site: Site, root: SignedRoot, moment: str, kind: str) -> None:
+    with site.server(kind, site.files[moment, kind], *root.validating(kind)):
         site.diff()
         said = site.deployment.inside("web01", peer("dig"), f"@{DNS}", "+dnssec", "signed.undertest", "TXT").out
         assert re.search(r"flags: [a-z ]*\bad\b", said), f"nothing was validated: {said}"

@@ -13,6 +13,7 @@ from undercroft.cli.kept_files import KeptFiles
 from undercroft.cli.watcher import Watcher
 from undercroft.clock import SystemClock
 from undercroft.dns.exports.plan import Plan
+from undercroft.dns.requirements import Requirements
 from undercroft.errors import InvalidInput, LocalProblem, Unavailable
 
 LATER = datetime(2026, 11, 28, tzinfo=UTC)
@@ -54,6 +55,23 @@ def test_a_hosts_file_keeps_its_inode_and_its_owners_lines(tmp_path: Path) -> No
     assert path.stat().st_ino == inode
     assert path.read_bytes().startswith(b"127.0.0.1 localhost\r\n10.0.0.9 \xff\n# BEGIN undercroft")
     assert b"queue" not in path.read_bytes().split(b"mode records")[1].split(b"dns diff")[1]
+
+
+def test_a_block_of_a_vault_is_found_again_when_an_endpoint_was_added(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    kept = KeptFiles("hosts", path)
+    for sources in ([source()], [source(), source({"other.example": ("10.20.1.30",)}, "another")]):
+        needs = Requirements.of(
+            sources,
+            (),
+            backup_suffix="backup.windowsazure.com",
+            deployment="undercroft.internal",
+            subject="vault safe (rg)",
+        )
+        assert kept.update(plan(needs=needs)) is not None
+    text = path.read_text("utf-8")
+    assert text.count("# BEGIN undercroft vault safe (rg)") == 1
+    assert text.count("0a1b2c3decs01.blob.core.windows.net") == 1
 
 
 def test_a_folder_is_wanted_where_there_are_several_files(tmp_path: Path) -> None:

@@ -117,6 +117,14 @@ class Selection(msgspec.Struct, frozen=True):
                 "--vnet-name chooses among the endpoints of a vault; give --vault.", target="--vnet-name"
             )
 
+    @property
+    def subject(self) -> str | None:
+        """Of a vault; of endpoints their names say it."""
+        if self.vault is None:
+            return None
+        where = "" if self.network is None else f" in {self.network.rpartition('/')[2]}"
+        return f"vault {self.vault.rpartition('/')[2]} ({self.group}){where}"
+
 
 def required_zones(arm: Arm, vault: ResourceId, group_id: str) -> list[str]:
     """What the vault's private link resource says it needs."""
@@ -136,7 +144,11 @@ def requirements(arm: Arm, home: Path, selection: Selection) -> Requirements:
         zones.update(dict.fromkeys(required_zones(arm, ResourceId.parse(vault), subresource)))
     suffixes = home_of(home).settings().suffixes
     return Requirements.of(
-        map(_source, endpoints), zones, backup_suffix=suffixes.backup, deployment=suffixes.deployment
+        map(_source, endpoints),
+        zones,
+        backup_suffix=suffixes.backup,
+        deployment=suffixes.deployment,
+        subject=selection.subject,
     )
 
 

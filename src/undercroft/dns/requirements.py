@@ -71,10 +71,18 @@ class Requirements:
     names: tuple[RequiredName, ...]
     deployment: str
     """The deployment's own suffix, below which login and management answer; hosts need these as well."""
+    subject: str
+    """What was asked about, in a few words that stay the same when endpoints or names come and go."""
 
     @classmethod
     def of(
-        cls, sources: Iterable[Source], zones: Iterable[str], *, backup_suffix: str, deployment: str
+        cls,
+        sources: Iterable[Source],
+        zones: Iterable[str],
+        *,
+        backup_suffix: str,
+        deployment: str,
+        subject: str | None = None,
     ) -> Requirements:
         """Raises ``Conflict`` when endpoints of different networks give one name different addresses: no host can use both."""
         given = tuple(sources)
@@ -93,7 +101,8 @@ class Requirements:
                 addresses.setdefault(fqdn, {}).update(dict.fromkeys(map(IPv4Address, values)))
         names = sorted(RequiredName(fqdn, tuple(sorted(found))) for fqdn, found in addresses.items())
         listed = tuple(dict.fromkeys(RequiredZone.of(zone, backup_suffix) for zone in zones))
-        return cls(given, listed, tuple(names), deployment)
+        of_endpoints = ", ".join(f"{source.endpoint} ({source.group})" for source in given)
+        return cls(given, listed, tuple(names), deployment, subject or of_endpoints)
 
     @property
     def login(self) -> RequiredName:

@@ -37,9 +37,8 @@ class Plan:
 
     @property
     def title(self) -> str:
-        """Which endpoints this is about; the same whenever it is made again for them."""
-        text = ", ".join(f"{source.endpoint} ({source.group})" for source in self.required.sources)
-        return re.sub(r"[^\w .,()-]", "?", text)
+        """What this is about, on one line of a comment; the same whenever it is made again."""
+        return re.sub(r"[^\w .,()-]", "?", self.required.subject)
 
     @property
     def moment(self) -> str:
@@ -57,7 +56,7 @@ class Plan:
     def header(self, comment: str, apply: tuple[str, ...]) -> str:
         """The opening comment; ``apply`` is how the files are put to use on this server."""
         lines = [
-            f"Undercroft dns export: private endpoints {self.title}",
+            f"Undercroft dns export of private endpoints: {self.title}",
             f"written {self.moment}; mode {self.mode}",
             *apply,
         ]

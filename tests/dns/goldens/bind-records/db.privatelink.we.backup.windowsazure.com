@@ -1,4 +1,4 @@
-; Undercroft dns export: private endpoints door (rg)
+; Undercroft dns export of private endpoints: door (rg)
 ; written 2026-11-27T03:00:00Z; mode records
 ; Included by undercroft.conf.
 ; NAMES WILL BE ADDED: blob and queue after the first registration, blob after the first backup, more as the

@@ -1,4 +1,4 @@
-# Undercroft dns export: private endpoints door (rg)
+# Undercroft dns export of private endpoints: door (rg)
 # written 2026-11-27T03:00:00Z; mode forward
 # On the DNS server (of an availability group: on the domain controller), as a DNS administrator:   .\undercroft.ps1
 # It can be run again at any time.
