@@ -33,6 +33,7 @@ OWN_NAMES = "own names"
 """Whom ``asked`` names when nobody in particular was: the hosts file, then the resolvers of resolv.conf, as programs see them."""
 HOSTS_FILE = "the hosts file"
 _SECONDS = 5.0
+_NO_ANSWER = "no answer within"
 _ATTEMPTS = 2
 """As the C library has it (resolv.conf(5)): who needs longer is no use to a program either."""
 
@@ -51,7 +52,7 @@ class Observation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
     """In the resolver's own words (extended errors of RFC 8914), or what failed about asking it."""
     unvalidated: bool = False
-    """SERVFAIL that becomes an answer when the resolver is told not to validate (CD)."""
+    """A failure that becomes an answer when the resolver is told not to validate (CD)."""
 
 
 class ResolverAddress(msgspec.Struct, frozen=True):
@@ -81,15 +82,15 @@ def observe(names: Iterable[str], server: ResolverAddress | None, times: int) ->
     resolvers = [server] if server is not None else own_resolvers()
     listed = hosts_file() if server is None else frozenset()
     found: list[Observation] = []
-    silent: dict[str, Observation] = {}
+    gave_up: dict[str, Observation] = {}
     """Whoever was silent once is not asked again: a dozen names would take minutes."""
 
     def note(asked: str, name: str, question: Callable[[], Observation]) -> None:
         for _ in range(times):
-            known = silent.get(asked)
+            known = gave_up.get(asked)
             said = question() if known is None else msgspec.structs.replace(known, name=name)
-            if said.outcome == "silent":
-                silent[asked] = said
+            if said.outcome == "silent" or said.reason.startswith(_NO_ANSWER):
+                gave_up[asked] = said
             found.append(said)
 
     for name in names:
@@ -131,16 +132,20 @@ def ask_own_names(name: str, reason: str = "") -> Observation:
 
 
 def ask(resolver: ResolverAddress, name: str) -> Observation:
-    reply = _exchange(resolver, name)
-    if isinstance(reply, str):
-        return Observation(name, str(resolver), "silent", reason=reply)
     import dns.rcode
 
-    said = _observed(name, resolver, reply)
-    if reply.rcode() == dns.rcode.SERVFAIL:
+    reply = _exchange(resolver, name)
+    if isinstance(reply, str):
+        said = Observation(name, str(resolver), "silent", reason=reply)
+        # A validating resolver may look for a chain of trust for longer than any client waits.
+        doubtful = reply.startswith(_NO_ANSWER)
+    else:
+        said = _observed(name, resolver, reply)
+        doubtful = reply.rcode() == dns.rcode.SERVFAIL
+    if doubtful:
         unchecked = _exchange(resolver, name, checking_disabled=True)
         if not isinstance(unchecked, str) and unchecked.rcode() == dns.rcode.NOERROR:
-            return msgspec.structs.replace(said, unvalidated=True)
+            return msgspec.structs.replace(said, outcome="failed", unvalidated=True)
     return said
 
 
@@ -164,7 +169,7 @@ def _exchange(resolver: ResolverAddress, name: str, *, checking_disabled: bool =
                     query, resolver.host, _SECONDS, resolver.port, ignore_trailing=True, udp_sock=datagrams
                 )
         except dns.exception.Timeout:
-            failure = f"no answer within {_SECONDS:g} s"
+            failure = f"{_NO_ANSWER} {_SECONDS:g} s"
         except (OSError, dns.exception.DNSException) as error:
             failure = getattr(error, "strerror", None) or str(error) or type(error).__name__
         else:
