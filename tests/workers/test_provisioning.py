@@ -336,3 +336,15 @@ async def test_what_nothing_was_written_about_is_looked_at_without_reading_its_s
     assert [statement for statement in read if "allocations" in statement]
     event.remove(world.database.engine, "before_cursor_execute", keep)
     assert (await world.connect(vm, FIRST)).startswith("open")
+
+
+async def test_closing_while_the_name_server_goes_ends(world: Node) -> None:
+    """Supervisor and name server killed at once: the watcher is woken in the turn of the loop in which it is cancelled."""
+    await world.provisioner.start()
+    await asyncio.sleep(0.05)
+    world.provisioner._wake.set()
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(world.provisioner.close())
+    _, pending = await asyncio.wait({closing}, timeout=3)
+    closing.cancel()
+    assert not pending

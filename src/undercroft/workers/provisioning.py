@@ -399,8 +399,11 @@ class Provisioner:
         quiet = False
         pause = _WATCH_SECONDS
         while True:
+            # Not wait_for: until Python 3.12 it loses a cancellation that comes in the same turn as what it waits for, and a node
+            # whose supervisor and name server were killed at once would never end (python/cpython#86296).
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _WATCH_SECONDS)
+                async with asyncio.timeout(_WATCH_SECONDS):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 if self._publisher.lost:
