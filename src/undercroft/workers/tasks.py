@@ -78,7 +78,8 @@ class TaskRunner:
                 running.add_done_callback(self._ended)
             if not claimed:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._due.wait(), _POLL_SECONDS)
+                    async with asyncio.timeout(_POLL_SECONDS):
+                        await self._due.wait()
 
     def _ended(self, running: asyncio.Task[None]) -> None:
         self._running.discard(running)
