@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from tests.providers.site import Site, site
+from undercroft.dns.views import RecordSetView, ZoneView
+from undercroft.dns.zones import Zone
+from undercroft.vnet import zones
 
 
 @pytest.fixture
@@ -114,7 +117,8 @@ async def test_two_zones_of_one_name_are_not_linked_to_one_network(here: Site) -
         ("MX", "mxRecords", [{"preference": 10, "exchange": "mail.example.org"}]),
         ("PTR", "ptrRecords", [{"ptrdname": "host.example.org"}]),
         ("SRV", "srvRecords", [{"priority": 1, "weight": 2, "port": 443, "target": "a.example.org"}]),
-        ("TXT", "txtRecords", [{"value": ['say "hi"', "back\\slash"]}, {"value": [""]}]),
+        ("TXT", "txtRecords", [{"value": ['say "hi"', "back\\slash", "\\010"]}, {"value": [""]}]),
+        ("TXT", "txtRecords", [{"value": ["two\nlines", "tab\t, nul\0 and \x7f"]}]),
     ],
 )
 async def test_every_record_type_comes_back_as_it_was(here: Site, kind: str, name: str, records: Any) -> None:
@@ -125,6 +129,10 @@ async def test_every_record_type_comes_back_as_it_was(here: Site, kind: str, nam
     shown = answer.json["properties"]
     assert shown[name] == records and shown["ttl"] == 300 and shown["metadata"] == {"k": "v"}
     assert shown["fqdn"] == "foo.corp.example."
+    stored = await here.database.read(lambda c: zones.get_record_set(c, zone(here), "foo", kind))
+    assert stored is not None
+    served = Zone(ZoneView("corp.example", {("foo", kind): RecordSetView(300, stored.values)}))
+    assert len(served.owners) == 1, "what was taken can be served"
     patched = await here.send("PATCH", id, {"properties": {"ttl": 60}})
     assert patched.status == 200 and patched.json["properties"]["ttl"] == 60
     assert patched.json["properties"][name] == records and patched.json["properties"]["metadata"] == {"k": "v"}
@@ -142,6 +150,7 @@ async def test_every_record_type_comes_back_as_it_was(here: Site, kind: str, nam
         ("A", {"aaaaRecords": [{"ipv6Address": "::1"}]}),
         ("A", {"aRecords": [{"ipv4Address": f"10.0.0.{number}"} for number in range(21)]}),
         ("AAAA", {"aaaaRecords": [{"ipv6Address": "10.0.0.1"}]}),
+        ("AAAA", {"aaaaRecords": [{"ipv6Address": "fe80::1%eth0"}]}),
         ("CNAME", {"cnameRecord": {"cname": "not a name"}}),
         ("MX", {"mxRecords": [{"preference": 70000, "exchange": "a.b"}]}),
         ("TXT", {"txtRecords": [{"value": []}]}),

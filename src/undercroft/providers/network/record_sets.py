@@ -25,6 +25,8 @@ __all__ = ["routes"]
 
 _LARGEST_SET = 20
 _LONGEST_TEXT = 1024
+_UNPRINTED = re.compile(r'["\\]|[^ -~]')
+_ESCAPE = re.compile(r"\\([0-9]{3}|.)")
 _HOST = re.compile(r"(?=.{1,253}\.?\Z)[A-Za-z0-9_*-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?\Z")
 
 
@@ -121,11 +123,20 @@ def _text(record: TxtRecord) -> str:
     ):
         raise _wrong(list(record.value), f"a TXT record: strings of ASCII, {_LONGEST_TEXT} characters together")
     pieces = [part[at : at + 255] for part in record.value for at in range(0, max(len(part), 1), 255)]
-    return " ".join('"' + re.sub(r'(["\\])', r"\\\1", piece) + '"' for piece in pieces)
+    return " ".join(f'"{_UNPRINTED.sub(_escaped, piece)}"' for piece in pieces)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """RFC 1035 section 5.1; a zone file has no line break within quotes."""
+    return f"\\{found[0]}" if found[0] in '"\\' else f"\\{ord(found[0]):03}"
 
 
 def _untext(value: str) -> list[str]:
-    return [re.sub(r"\\(.)", r"\1", piece) for piece in re.findall(r'"((?:[^"\\]|\\.)*)"', value)]
+    return [_ESCAPE.sub(_unescaped, piece) for piece in re.findall(r'"((?:[^"\\]|\\.)*)"', value)]
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return chr(int(found[1])) if len(found[1]) == 3 else found[1]
 
 
 def _ipv4(text: str) -> str:
@@ -137,9 +148,12 @@ def _ipv4(text: str) -> str:
 
 def _ipv6(text: str) -> str:
     try:
-        return str(IPv6Address(text))
+        address = IPv6Address(text)
     except AddressValueError as error:
         raise _wrong(text, "an IPv6 address") from error
+    if address.scope_id is not None:
+        raise _wrong(text, "an IPv6 address without a zone; a record holds none")
+    return str(address)
 
 
 def _soa(record: SoaRecord, before: str) -> str:
