@@ -98,6 +98,20 @@ def test_a_hook_is_run_after_a_change_and_until_it_succeeds(tmp_path: Path, caps
     assert "+ local-data" in capsys.readouterr().out
 
 
+def test_of_a_failed_hook_it_is_not_said_that_files_stay_as_they_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = threading.Event()
+
+    def once() -> Plan:
+        stop.set()
+        return plan()
+
+    Watcher(KeptFiles("hosts", tmp_path / "hosts"), once, "false", SystemClock()).run(stop, 0.01)
+    said = capsys.readouterr().out
+    assert "ended with status 1" in said and "It is run again every 0.01 s." in said and "stay as they are" not in said
+
+
 def test_it_goes_on_while_the_service_is_away_and_says_so_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

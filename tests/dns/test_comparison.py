@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
 import pytest
 
 from tests.dns.loopback import BLOB, Serve, zone
+from undercroft.dns import observations
 from undercroft.dns.comparison import Verdict, advice, compare
 from undercroft.dns.observations import (
     HOSTS_FILE,
@@ -128,6 +135,48 @@ def test_nobody_there_is_found_out_once_for_all_names() -> None:
     said = observe((NAME, "b.example"), ResolverAddress("127.0.0.1", 1), 2)
     assert [one.outcome for one in said] == ["silent"] * 4
     assert [one.name for one in said] == [NAME, NAME, "b.example", "b.example"]
+
+
+def test_a_resolver_that_waits_for_others_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As BIND does in a network without internet about a domain that it should forward and does not."""
+    monkeypatch.setattr(observations, "_SECONDS", 0.2)
+    asked: list[str] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            while wire := server.recv(4096, socket.MSG_PEEK):
+                wire, client = server.recvfrom(4096)
+                query = dns.message.from_wire(wire)
+                name = query.question[0].name.to_text(omit_final_dot=True)
+                reply = dns.message.make_response(query)
+                if name == NAME:
+                    reply.answer.append(dns.rrset.from_text(f"{name}.", 10, "IN", "A", "10.20.1.6"))
+                elif query.flags & dns.flags.RD:
+                    asked.append(name)
+                    continue
+                else:
+                    reply.set_rcode(dns.rcode.REFUSED)
+                server.sendto(reply.to_wire(), client)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        try:
+            said = observe(
+                ("login.undercroft.internal", "b.undercroft.internal", NAME), ResolverAddress("127.0.0.1", port), 2
+            )
+        finally:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+                last.sendto(b"", ("127.0.0.1", port))
+            thread.join()
+    assert [one.outcome for one in said] == ["failed"] * 4 + ["answered"] * 2
+    assert "although it answers other questions" in said[0].reason
+    assert set(asked) == {"login.undercroft.internal"}, "one name of a domain is enough to wait for"
+    comparison = compare((REQUIRED.login, *REQUIRED.names), said, PUBLIC, {})[0]
+    words = "\n".join(advice(REQUIRED, comparison))
+    assert "does it forward these domains" in words and "forward undercroft.internal to 168.63.129.16" in words
+    assert "Nothing answers DNS" not in words
 
 
 def test_name_files_of_a_host_are_read(tmp_path: Path) -> None:

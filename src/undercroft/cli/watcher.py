@@ -53,7 +53,9 @@ class Watcher:
             except (UndercroftError, OSError) as error:
                 text = error.message if isinstance(error, UndercroftError) else str(error)
                 if text != self.trouble:
-                    self.say(f"{text} The files stay as they are; looking again every {interval:g} s.")
+                    hook = isinstance(error, UndercroftError) and error.code == "HookFailed"
+                    then = "It is run again" if hook else "The files stay as they are; looking again"
+                    self.say(f"{text} {then} every {interval:g} s.")
                 self.trouble = text
             else:
                 if self.trouble:

@@ -116,8 +116,8 @@ def advice(required: Requirements, comparison: Comparison) -> tuple[str, ...]:
         )
     if any(verdict.state == "failed" and "DNSSEC" not in verdict.said for verdict in comparison.verdicts):
         lines.append(
-            "The resolver tried and failed: it does not reach whom it forwards to, or it drops private addresses (BIND: "
-            "deny-answer-addresses whose except-from lacks these domains). Its log says which."
+            "The resolver tried and failed: it does not reach whom it asks (does it forward these domains? 'dns export' writes them "
+            "all), or it drops private addresses (BIND: deny-answer-addresses whose except-from lacks these domains). Its log says which."
         )
     if any(verdict.state == "missing" and verdict.said.startswith("no address") for verdict in comparison.verdicts):
         lines.append(
@@ -136,7 +136,7 @@ def advice(required: Requirements, comparison: Comparison) -> tuple[str, ...]:
     records = [verdict.name for verdict in differing if verdict.name.addresses]
     if records:
         lines += _about_records(required, comparison.asked, records)
-    if any(not verdict.name.addresses for verdict in differing):
+    if any(not verdict.name.addresses and "DNSSEC" not in verdict.said for verdict in comparison.different):
         lines.append(
             f"Agents sign in at {required.login.fqdn}: forward {required.deployment} to {AZURE_DNS}, or to a resolver that does "
             "('dns export' includes it)."

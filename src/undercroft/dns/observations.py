@@ -36,6 +36,8 @@ _SECONDS = 5.0
 _NO_ANSWER = "no answer within"
 _ATTEMPTS = 2
 """As the C library has it (resolv.conf(5)): who needs longer is no use to a program either."""
+_SIGN_OF_LIFE = 1.0
+"""Seconds for a question that a resolver need ask nobody else about."""
 
 Outcome = Literal["answered", "nxdomain", "nodata", "failed", "silent"]
 
@@ -82,15 +84,19 @@ def observe(names: Iterable[str], server: ResolverAddress | None, times: int) ->
     resolvers = [server] if server is not None else own_resolvers()
     listed = hosts_file() if server is None else frozenset()
     found: list[Observation] = []
-    gave_up: dict[str, Observation] = {}
-    """Whoever was silent once is not asked again: a dozen names would take minutes."""
+    gave_up: dict[tuple[str, str], Observation] = {}
+    """By whom and domain, "" for all. Whoever was silent once is not asked again, and whoever was silent about one name not about
+    others of its domain: a dozen names would take minutes."""
 
     def note(asked: str, name: str, question: Callable[[], Observation]) -> None:
+        domain = name.partition(".")[2]
         for _ in range(times):
-            known = gave_up.get(asked)
+            known = gave_up.get((asked, "")) or gave_up.get((asked, domain))
             said = question() if known is None else msgspec.structs.replace(known, name=name)
-            if said.outcome == "silent" or said.reason.startswith(_NO_ANSWER):
-                gave_up[asked] = said
+            if said.outcome == "silent":
+                gave_up[asked, ""] = said
+            elif said.reason.startswith(_NO_ANSWER):
+                gave_up[asked, domain] = said
             found.append(said)
 
     for name in names:
@@ -132,9 +138,11 @@ def ask_own_names(name: str, reason: str = "") -> Observation:
 
 
 def ask(resolver: ResolverAddress, name: str) -> Observation:
+    import dns.flags
     import dns.rcode
 
-    reply = _exchange(resolver, name)
+    query = _query(name)
+    reply = _exchange(resolver, query, _SECONDS)
     if isinstance(reply, str):
         said = Observation(name, str(resolver), "silent", reason=reply)
         # A validating resolver may look for a chain of trust for longer than any client waits.
@@ -143,22 +151,36 @@ def ask(resolver: ResolverAddress, name: str) -> Observation:
         said = _observed(name, resolver, reply)
         doubtful = reply.rcode() == dns.rcode.SERVFAIL
     if doubtful:
-        unchecked = _exchange(resolver, name, checking_disabled=True)
+        query.flags |= dns.flags.CD
+        unchecked = _exchange(resolver, query, _SECONDS)
         if not isinstance(unchecked, str) and unchecked.rcode() == dns.rcode.NOERROR:
             return msgspec.structs.replace(said, outcome="failed", unvalidated=True)
+    if said.outcome == "silent" and doubtful and _alive(resolver):
+        reason = f"{said.reason}, although it answers other questions"
+        return msgspec.structs.replace(said, outcome="failed", reason=reason)
     return said
 
 
-def _exchange(resolver: ResolverAddress, name: str, *, checking_disabled: bool = False) -> Message | str:
+def _query(name: str) -> Message:
+    import dns.message
+
+    return dns.message.make_query(name, "A", use_edns=0, payload=1232)
+
+
+def _alive(resolver: ResolverAddress) -> bool:
+    """Whether the resolver answers at all, with a refusal if need be: it is not to ask anybody else."""
+    import dns.flags
+
+    query = _query("localhost")
+    query.flags &= ~dns.flags.RD
+    return not isinstance(_exchange(resolver, query, _SIGN_OF_LIFE), str)
+
+
+def _exchange(resolver: ResolverAddress, query: Message, seconds: float) -> Message | str:
     """The reply, or what failed."""
     import dns.exception
-    import dns.flags
-    import dns.message
     import dns.query
 
-    query = dns.message.make_query(name, "A", use_edns=0, payload=1232)
-    if checking_disabled:
-        query.flags |= dns.flags.CD
     failure = ""
     for _ in range(_ATTEMPTS):
         try:
@@ -166,10 +188,10 @@ def _exchange(resolver: ResolverAddress, name: str, *, checking_disabled: bool =
                 datagrams.setblocking(False)
                 datagrams.connect((resolver.host, resolver.port))  # so that "nobody listens there" is heard at once
                 reply, _ = dns.query.udp_with_fallback(
-                    query, resolver.host, _SECONDS, resolver.port, ignore_trailing=True, udp_sock=datagrams
+                    query, resolver.host, seconds, resolver.port, ignore_trailing=True, udp_sock=datagrams
                 )
         except dns.exception.Timeout:
-            failure = f"{_NO_ANSWER} {_SECONDS:g} s"
+            failure = f"{_NO_ANSWER} {seconds:g} s"
         except (OSError, dns.exception.DNSException) as error:
             failure = getattr(error, "strerror", None) or str(error) or type(error).__name__
         else:
