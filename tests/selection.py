@@ -2,7 +2,8 @@
 
 ``root`` tests are skipped for ordinary users. ``UNDERCROFT_TEST_ROOTLESS=1`` (set by ``scripts/test`` in its rootless part)
 keeps only what that part is for: the folders below and tests marked ``rootless``, some of which root skips. Under ``CI=true`` any
-other skip is a failure.
+other skip is a failure. As root ``scripts/test`` runs that part after the others, and says so beforehand by
+``UNDERCROFT_TEST_ROOTLESS_LATER=1``: then what it will run with the rootless driver, as the user that driver is for, is not run twice.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if os.environ.get("UNDERCROFT_TEST_ROOTLESS") == "1":
         config.hook.pytest_deselected(items=[item for item in items if not _rootless(item)])
         items[:] = [item for item in items if _rootless(item)]
+    elif os.environ.get("UNDERCROFT_TEST_ROOTLESS_LATER") == "1":
+        later = [item for item in items if _rootless(item) and _driver(item) == "rootless"]
+        config.hook.pytest_deselected(items=later)
+        gone = {id(item) for item in later}
+        items[:] = [item for item in items if id(item) not in gone]
     if os.geteuid() != 0:
         for item in items:
             if item.get_closest_marker("root"):
@@ -39,6 +45,14 @@ def _rootless(item: pytest.Item) -> bool:
         return False
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
     return folder in ROOTLESS_FOLDERS or item.get_closest_marker("rootless") is not None
+
+
+def _driver(item: pytest.Item) -> str | None:
+    """The driver of the fabric that a test is made for: the one parameter of that kind, whatever the fixture is called."""
+    parameters = (
+        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    )
+    return next((value for value in parameters if value in ("netns", "rootless")), None)
 
 
 @pytest.hookimpl(wrapper=True)
