@@ -179,7 +179,7 @@ class Journey:
         shown = self.shell.run("endpoint", "show", "door", "-g", GROUP)
         self.shell.proof("the vault has a communication account now: two more names on the endpoint",
                          "ecs01.blob." in shown.out and "ecs01.queue." in shown.out)  # fmt: skip
-        for zone in self._zones[1:]:
+        for zone in self._zones[1:3]:  # the fourth is for accounts that come as the vault grows
             records = self.shell.run("dns", "record-list", zone, "-g", GROUP)
             self.shell.proof(f"and a record in {zone}", "ecs01" in records.out)
 
