@@ -193,7 +193,10 @@ class Journey:
         self.shell.proof(f"only the change travelled: {_mb(second['bytesSent'])} after {_mb(first['bytesSent'])}",
                          second["bytesSent"] < max(first["bytesSent"] / 4, size * 1.5))  # fmt: skip
         hosts = self.shell.run("vault", "containers", "safe", "-g", GROUP)
-        self.shell.proof("the vault saw the host come by its private endpoint", "private endpoint door" in hosts.out)
+        self.shell.proof(
+            "the vault saw the host come by its private endpoint",
+            "backup private by door; blob private by door" in hosts.out,
+        )
 
     def _restore(self, name: str) -> None:
         point = json.loads(self.shell.run("agent", "points", "--json", inside="web01", show=False).out)["points"][0][
