@@ -122,6 +122,21 @@ def test_points_of_several_pages_are_listed_and_found(agent: Agent, tmp_path: Pa
     agent.run("restore", made[0], "--to", tmp_path / "out", "--passphrase-file", agent.passphrase)
 
 
+def test_notes_that_cannot_be_written_fail_no_backup_and_no_restore(agent: Agent, tmp_path: Path) -> None:
+    """A full disk under the agent's home must not keep anybody from a restore, nor call a committed backup a failure."""
+    agent.register()
+    home = tmp_path / "home"
+    (container,) = agent.peer.containers.values()
+    for name in ("route.json", f"committed-{container}.json"):
+        (home / name).unlink(missing_ok=True)
+        (home / name).mkdir()
+    out, err = agent.back_up()
+    assert "the way taken was not noted on this host" in out + err
+    assert "the next backup reads every file again" in out + err
+    agent.run("restore", "latest", "--to", tmp_path / "out", "--passphrase-file", agent.passphrase)
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
 def test_commands_before_registration_say_to_register(agent: Agent) -> None:
     for words in (["points"], ["status"], ["restore", "latest", "--to", "x", "--passphrase-file", agent.passphrase]):
         assert "agent register" in agent.run(*words, expect=1)[1]

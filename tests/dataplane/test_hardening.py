@@ -16,6 +16,7 @@ from tests.dataplane.plane import PUBLIC, SUFFIXES, Plane, object_name
 from undercroft.clock import ManualClock, SystemClock
 from undercroft.config import Settings
 from undercroft.dataplane.listener import Limits
+from undercroft.errors import StorageFull
 from undercroft.vault import jobs
 
 
@@ -232,6 +233,48 @@ async def test_a_host_that_calls_too_often_waits_and_the_others_do_not(tmp_path:
         assert (await other.call("GET", "fc1", "/v1/container")).status == 200
         clock.advance(timedelta(seconds=1))
         assert (await agent.call("GET", "fc1", "/v1/container")).status == 200
+
+
+async def test_a_host_that_changes_doors_with_every_call_costs_few_writes(tmp_path: Path) -> None:
+    """Each note of a door is a durable transaction, and all hosts share the one writer."""
+    clock = ManualClock(SystemClock().now())
+    async with Plane(tmp_path, clock=clock) as plane:
+        agent = await plane.registered()
+
+        async def alternate() -> int:
+            before = plane.database.changes
+            for public in (True, False) * 5:
+                assert (await agent.call("GET", "fc1", "/v1/container", public=public)).status == 200
+            return plane.database.changes - before
+
+        assert await alternate() <= 3
+        assert plane.last_door(agent.container_id) is not None
+        clock.advance(timedelta(seconds=2))
+        assert 1 <= await alternate() <= 3
+        clock.advance(timedelta(seconds=2))
+        assert (await agent.call("GET", "fc1", "/v1/container", public=True)).status == 200
+        assert plane.last_door(agent.container_id) == "public"
+        clock.advance(timedelta(seconds=2))
+        assert (await agent.call("GET", "fc1", "/v1/container")).status == 200
+        assert plane.last_door(agent.container_id) == f"private:{plane.endpoint(plane.vault)}"
+
+
+async def test_no_room_to_note_a_path_ends_no_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock(SystemClock().now())
+    async with Plane(tmp_path, clock=clock) as plane:
+        agent = await plane.registered()
+        done = await agent.back_up()
+        restore = await agent.call("POST", "rec2", "/v1/restores", {"recoveryPointId": done["recoveryPointId"]})
+        grant, manifest = restore.json["grant"], restore.json["manifest"]
+        clock.advance(timedelta(minutes=1))
+
+        def full(work: object) -> None:
+            raise StorageFull("The state database has no space to grow.")
+
+        monkeypatch.setattr(plane.database, "transact", full)
+        assert (await agent.call("GET", "fc1", "/v1/container")).status == 200
+        path = f"/{grant['container']}/{manifest}?{grant['sas']}"
+        assert (await plane.ask("GET", grant["blobHost"], path)).status == 200
 
 
 def alive(kind: str) -> int:

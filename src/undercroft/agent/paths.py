@@ -42,9 +42,12 @@ class Ways:
         self._told: set[str] = set()
 
     def tell(self, job: str | None = None, storage: Route | None = None) -> None:
-        """To the service, as far as not told; never raises what the service says."""
+        """To the service, as far as not told, and into the agent's home; neither fails a run."""
         ways = ways_of(self._session, storage)
-        self.keep(ways)
+        try:
+            self.keep(ways)
+        except UndercroftError as error:
+            self._say(f"warning: the way taken was not noted on this host: {error.message}")
         fresh = {leg: route for leg, route in ways.items() if leg not in self._told}
         if not fresh:
             return
