@@ -134,3 +134,8 @@ async def test_the_endpoint_may_stand_in_another_subscription(here: Site) -> Non
     body = {"properties": {"privateDnsZoneConfigs": [config]}}
     joined = await here.send("PUT", f"{endpoint}/privateDnsZoneGroups/default", body, token=token)
     assert joined.status == 403, "joining a zone is the zone owner's to allow"
+
+    code = "ServiceResourceNotEmptyWithBackendMessage"
+    await refused(here, here.vault_id(), code, endpoint, "remove the connections")
+    assert (await here.send("DELETE", connection["id"])).status == 200
+    await gone(here, here.vault_id())

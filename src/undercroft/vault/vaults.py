@@ -219,7 +219,8 @@ def remove(connection: Connection, vault: VaultRecord, now: datetime) -> None:
     ).scalars()
     if found := list(endpoints):
         reasons.append(
-            f"Delete the private endpoints that are connected to it first (their zone groups go with them): {', '.join(found)}."
+            f"Delete the private endpoints that are connected to it first (their zone groups go with them): {', '.join(found)}. Of "
+            "those that are not yours to delete, remove the connections."
         )
     if reasons:
         raise Conflict(
