@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 
 import dns.flags
 import dns.message
+import dns.name
 import dns.rcode
 import dns.rrset
 import pytest
@@ -311,3 +312,43 @@ async def test_an_upstream_that_hung_is_tried_again_by_one_question_while_the_ot
         assert forwarder is not None
         (rest,) = forwarder._resting.values()
         assert rest.seconds == 10, "and then it rests twice as long"
+
+
+async def test_one_network_cannot_take_all_the_room_for_waiting(serve: Serve) -> None:
+    """A VM that asks for ever new names, which upstream never answers, is not to take the internet from other networks."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as vm,
+    ):
+        upstream.bind(("127.0.0.1", 0))
+        upstream.setblocking(False)
+        taken: set[dns.name.Name] = set()
+
+        def answer() -> None:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    wire, client = upstream.recvfrom(4096)
+                    query = dns.message.from_wire(wire)
+                    taken.add(query.question[0].name)
+                    if query.question[0].name == dns.name.from_text("fine.example"):
+                        reply = dns.message.make_response(query)
+                        reply.answer.append(dns.rrset.from_text("fine.example.", 10, "IN", "A", "192.0.2.7"))
+                        upstream.sendto(reply.to_wire(), client)
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(upstream, answer)
+        try:
+            where = f"127.0.0.1:{upstream.getsockname()[1]}"
+            flooded = await serve(forward_to=[where], attempt_seconds=60.0, total_seconds=60.0)
+            other = await serve(server=flooded.server, network="other")
+            vm.setblocking(False)
+            vm.connect(("127.0.0.1", flooded.port))
+            for number in range(1100):
+                vm.send(dns.message.make_query(f"n{number}.example", "A").to_wire())
+                await asyncio.sleep(0)
+            assert await other.values("fine.example") == ["192.0.2.7"]
+            refused = dns.message.from_wire(await asyncio.wait_for(loop.sock_recv(vm, 4096), 5))
+            assert refused.rcode() == dns.rcode.SERVFAIL, "the rest is told so at once"
+            assert len(taken) <= 257
+        finally:
+            loop.remove_reader(upstream)

@@ -42,7 +42,7 @@ _DRAIN_UNCACHED = 16
 """Datagrams taken per turn of the event loop, and how many of them may miss the cache (some 20 microseconds each): the loop is
 shared, with the other networks above all."""
 _WAITING = 1024
-"""Questions that wait for an upstream, over all networks."""
+"""Questions that wait for an upstream, over all networks; one network has at most a quarter of them."""
 _CONNECTIONS = 128
 """TCP connections per network; one client has at most a quarter of them."""
 
@@ -64,6 +64,8 @@ class _Network:
         self.udp: socket.socket | None = None
         self.listener: StreamListener | None = None
         self.connections: set[StreamConnection] = set()
+        self.waiting: set[asyncio.Task[bytes]] = set()
+        """Questions that wait for an upstream."""
 
 
 class NameServer:
@@ -308,16 +310,22 @@ class NameServer:
             if answer.lasting:
                 served.cache.keep(key, rendered)
             return message.finish(query, rendered, cookie)
-        return self._later(query, steps, inquiry, cookie)
+        return self._later(served, query, steps, inquiry, cookie)
 
     def _later(
-        self, query: message.Query, steps: Generator[Inquiry, UpstreamReply, Answer], inquiry: Inquiry, cookie: bytes
+        self,
+        served: _Network,
+        query: message.Query,
+        steps: Generator[Inquiry, UpstreamReply, Answer],
+        inquiry: Inquiry,
+        cookie: bytes,
     ) -> Reply:
-        if self._forwarder is None or len(self._waiting) >= _WAITING:
+        if self._forwarder is None or len(self._waiting) >= _WAITING or len(served.waiting) >= _WAITING // 4:
             return message.finish(query, message.render(query, _BUSY), cookie)
         task = asyncio.create_task(self._finish(self._forwarder, query, steps, inquiry, cookie))
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
+        for waiting in (self._waiting, served.waiting):
+            waiting.add(task)
+            task.add_done_callback(waiting.discard)
         return task
 
     async def _finish(
