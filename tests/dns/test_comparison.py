@@ -77,6 +77,26 @@ def test_a_missing_name_says_who_said_so_and_how_to_add_it() -> None:
     assert "undercroft dns export --endpoint door -g rg" in said
 
 
+def test_of_several_endpoints_in_one_network_either_address_will_do() -> None:
+    """A private zone has one record for both: the last one written (reference, pains B13)."""
+    both = Requirements.of(
+        [
+            Source(name, "rg", "/networks/spoke", {NAME: (address,)})
+            for name, address in (("a", "10.20.1.6"), ("b", "10.20.1.7"))
+        ],
+        [BLOB],
+        backup_suffix="backup.windowsazure.com",
+        deployment="undercroft.internal",
+    )
+    for addresses, state in (
+        (("10.20.1.7",), "ok"),
+        (("10.20.1.6", "10.20.1.7"), "ok"),
+        (("10.20.1.7", "10.20.1.8"), "wrong"),
+    ):
+        comparison = compare(both.names, [answered(*addresses)], PUBLIC, {})[0]
+        assert comparison.verdicts[0].state == state
+
+
 def test_answers_that_change_are_intermittent() -> None:
     """Reference, pains B6: first private, then public."""
     found, said = verdict(answered("10.20.1.6"), answered("203.0.113.11"))

@@ -45,7 +45,8 @@ class RequiredZone:
 
 @dataclass(frozen=True, slots=True, order=True)
 class RequiredName:
-    """A name that must have exactly these addresses; any at all, when there are none."""
+    """A name that must have addresses of these; any at all, when there are none. There are several when several endpoints of a vault
+    have the name: each of them will do, and a private zone that they share knows only the last one written."""
 
     fqdn: str
     addresses: tuple[IPv4Address, ...]
