@@ -83,6 +83,9 @@ def test_without_a_home_it_says_how_to_give_one(
         ),
         (("dns", "diff", "-g", "rg", "--home", "x", "--endpoint", "door", "--server", "here"), "ADDRESS"),
         (("dns", "observe", "a.example", "--times", "0"), "--times"),
+        (("dns", "observe", "a..example"), "not a host name"),
+        (("dns", "observe", "ä..example", "--server", "127.0.0.1"), "not a host name"),
+        (("dns", "lookup", "a.example", "--server", "resolver"), "ADDRESS"),
     ],
 )
 def test_usage_errors_are_status_2(

@@ -21,6 +21,7 @@ from undercroft.cli.management import (
     table,
 )
 from undercroft.cli.requirements import NETWORK, VAULTS, required_zones
+from undercroft.dns.observations import ResolverAddress
 from undercroft.errors import InvalidInput
 from undercroft.names import ResourceId
 
@@ -103,7 +104,11 @@ def dns_record_list(zone: str, *, group: GroupOption, home: HomeOption, as_json:
 
 @_dns.command(name="lookup")
 def dns_lookup(
-    name: str, *, server: Annotated[str | None, Parameter(help="Address of the resolver; else the host's own.")] = None
+    name: str,
+    *,
+    server: Annotated[
+        str | None, Parameter(help="The resolver to ask, ADDRESS or ADDRESS:PORT; else the host's own.")
+    ] = None,
 ) -> int:
     """Ask the resolver (of the VM, when run inside one) for a name's address; for hosts without nslookup."""
     import dns.exception
@@ -111,7 +116,8 @@ def dns_lookup(
 
     resolver = dns.resolver.Resolver()
     if server:
-        resolver.nameservers = [server]
+        chosen = ResolverAddress.parse(server)
+        resolver.nameservers, resolver.port = [chosen.host], chosen.port
     resolver.lifetime = 5.0
     print(f"Server: {resolver.nameservers[0]}")
     try:

@@ -80,7 +80,10 @@ class ResolverAddress(msgspec.Struct, frozen=True):
 
 def observe(names: Iterable[str], server: ResolverAddress | None, times: int) -> list[Observation]:
     """Every name, ``times`` times, of the server; without one, of this host's own names and of each of its resolvers, unless the
-    hosts file has the name: it wins over all of them."""
+    hosts file has the name: it wins over all of them. Raises ``InvalidParameter`` for what is no name, before anything is asked."""
+    names = tuple(names)
+    for name in names:
+        _query(name)
     resolvers = [server] if server is not None else own_resolvers()
     listed = hosts_file() if server is None else frozenset()
     found: list[Observation] = []
@@ -162,9 +165,13 @@ def ask(resolver: ResolverAddress, name: str) -> Observation:
 
 
 def _query(name: str) -> Message:
+    import dns.exception
     import dns.message
 
-    return dns.message.make_query(name, "A", use_edns=0, payload=1232)
+    try:
+        return dns.message.make_query(name, "A", use_edns=0, payload=1232)
+    except (dns.exception.DNSException, UnicodeError) as error:
+        raise InvalidParameter(f"'{name}' is not a host name: {error}", target="names") from error
 
 
 def _alive(resolver: ResolverAddress) -> bool:
