@@ -309,6 +309,18 @@ def test_register_back_up_and_restore_through_it(agent: Agent, proxy: Proxy, tmp
     assert len({head.split()[1] for head in proxy.asked}) > 4  # login, services, accounts
 
 
+def test_registering_again_keeps_it(agent: Agent, proxy: Proxy, tmp_path: Path) -> None:
+    """As the hosts of a vault must when its last endpoint went; in a locked-down network there is no other way out."""
+    agent.peer.names.table.clear()
+    credentials = agent.peer.credentials(tmp_path / "vault.json")
+    agent.run("register", "--credentials", credentials, "--proxy", proxy.url, "--bypass", "other.example")
+    out, _ = agent.run("register", "--credentials", credentials)
+    assert f"through the proxy {proxy.url}" in out
+    assert f"{proxy.url}, not for other.example (set here)" in agent.run("proxy")[0]
+    (tmp_path / "home" / "identity.json").write_text("damaged")
+    assert "cannot be reached" in agent.run("register", "--credentials", credentials, expect=1)[1]
+
+
 def test_changing_it_later(agent: Agent, proxy: Proxy) -> None:
     agent.register()
     assert "proxy: none" in agent.run("proxy")[0]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from undercroft import __version__
 from undercroft.clock import Clock
-from undercroft.errors import Unavailable
+from undercroft.errors import LocalProblem, Unavailable
 
 from .accounts import await_accounts, unreachable_hosts
 from .credentials import CredentialsFile, VaultCredentials
@@ -103,6 +103,13 @@ def new_key() -> tuple[str, str]:
     return private.decode(), public.decode()
 
 
+def kept_proxy(home: AgentHome) -> ProxySettings | None:
+    try:
+        return home.load().proxy
+    except LocalProblem:  # nothing there, or damaged: which registering again mends
+        return None
+
+
 def register(
     home: AgentHome,
     credentials: CredentialsFile,
@@ -116,10 +123,13 @@ def register(
     account_seconds: float = 60.0,
 ) -> Registered:
     """Registers, writes the identity, and then waits for the communication account. An account that is not there in time,
-    or whose name does not resolve here, is a warning: the registration itself holds, and a backup will name it again."""
+    or whose name does not resolve here, is a warning: the registration itself holds, and a backup will name it again.
+
+    ``proxy`` None: the one of the registration before, if there was one."""
     vault = credentials.vault
     home.prepare()
     with only_one(home.lock_file, "agent register"):
+        proxy = proxy or kept_proxy(home)
         session = credentials_session(vault, resolver, clock, public_fallback, proxy)
         private_key, public_key = new_key()
         try:

@@ -69,7 +69,7 @@ def register_(
         str | None,
         Parameter(
             name="--proxy",
-            help="http://[USER@]HOST:PORT, or direct; kept. Without it, HTTPS_PROXY and NO_PROXY at each run.",
+            help="http://[USER@]HOST:PORT, or direct; kept. Without it, the one set before, else HTTPS_PROXY and NO_PROXY at each run.",
         ),
     ] = None,
     proxy_bypass: BypassOption = "",
