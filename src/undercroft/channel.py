@@ -111,8 +111,14 @@ class Channel:
         return self._open
 
     def send(self, body: bytes, descriptors: Sequence[int] = ()) -> None:
-        if not self._open:
+        """``InvalidInput`` for a body that the other side would not take; nothing is sent, and the connection goes on."""
+        if not self._open or len(body) > _LARGEST:
             close_all(descriptors)
+            if self._open:
+                raise errors.InvalidInput(
+                    f"What is to be told to another process of this node has {len(body):,} bytes, and {_LARGEST:,} are possible.",
+                    code="MessageTooLarge",
+                )
             return
         frame = _HEADER.pack(len(body), len(descriptors)) + body
         self._output.append((memoryview(frame), tuple(descriptors)))

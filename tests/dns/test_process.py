@@ -172,6 +172,21 @@ async def test_a_new_node_takes_over_what_is_served_without_a_pause(path: Path) 
     await second.close()
 
 
+async def test_a_zone_that_is_larger_than_a_frame_is_served(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("undercroft.channel._LARGEST", 4000)
+    monkeypatch.setattr("undercroft.dns.remote._PART_CHARACTERS", 500)
+    names = RemoteNames(path)
+    port = await told(names)
+    text = [record(f"t{number}", '"' + "x" * 200 + '"', kind="TXT") for number in range(30)]
+    assert await names.publish_zone(change(record("z", "10.0.0.9"), *text, record("a", "10.0.0.1"), whole=True)) == ()
+    assert await ask(port) == "10.0.0.1"
+    bad = record("bad", "10.0.0.300")
+    moved = (record("a"), record("a", "t1.privatelink.example", kind="CNAME"))
+    refused = await names.publish_zone(change(moved[1], *text[:5], bad, moved[0]))
+    assert len(refused) == 1 and "10.0.0.300" in refused[0], "what a name has is changed at once"
+    await names.close()
+
+
 async def test_an_error_of_the_name_server_reaches_the_node_as_itself(path: Path) -> None:
     names = RemoteNames(path)
     await names.connect()

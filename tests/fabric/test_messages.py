@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 
 from tests.fabric.machine import Machine, eventually, host, network
 from undercroft.channel import Channel, Failure, reachable
-from undercroft.errors import Conflict, LocalProblem
+from undercroft.errors import Conflict, InvalidInput, LocalProblem
 from undercroft.fabric.client import FabricClient
 from undercroft.fabric.messages import (
     Answer,
@@ -90,6 +90,31 @@ async def test_descriptors_stay_with_their_frame() -> None:
         os.close(descriptors[0])
     sender.close()
     receiver.close()
+
+
+async def test_a_body_that_is_too_large_is_refused_and_the_connection_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other side would end the connection, which costs everybody's networks what one network asks too much."""
+    ends = Ends()
+    reader, writer = os.pipe()
+    monkeypatch.setattr("undercroft.channel._LARGEST", 10)
+    with pytest.raises(InvalidInput, match="11 bytes"):
+        ends.channel.send(b"x" * 11, [writer])
+    assert os.read(reader, 1) == b"", "the descriptor was closed as promised"
+    os.close(reader)
+    ends.channel.send(b"x" * 10)
+    assert ends.outer.recv(100) == frame(b"x" * 10) and ends.closed == 0
+    ends.end()
+
+
+async def test_a_network_that_says_too_much_hurts_no_other(
+    client: FabricClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.apply(network("a"))
+    monkeypatch.setattr("undercroft.channel._LARGEST", 1000)
+    with pytest.raises(InvalidInput) as caught:
+        await client.apply(network("b" * 2000))
+    assert caught.value.code == "MessageTooLarge"
+    assert await client.networks() == {"/vnet/a"}
 
 
 @pytest.mark.parametrize("data", [struct.pack("!IB", 1 << 30, 0), struct.pack("!IB", 0, 200), frame(b"x", 1)])

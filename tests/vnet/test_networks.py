@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -54,6 +55,24 @@ def test_subnets_that_overlap_are_refused_with_azures_code() -> None:
         networks.check_subnets({"a": "10.0.0.0/24", "b": "10.0.0.128/25"}, SPACE)
     assert caught.value.code == "NetcfgSubnetRangesOverlap"
     assert "'a'" in caught.value.message and "'b'" in caught.value.message
+
+
+def test_what_overlaps_is_found_wherever_it_stands_and_many_cost_little() -> None:
+    many = [str(prefix) for prefix in IPv4Network("10.0.0.0/16").subnets(new_prefix=28)][:3000]
+    started = time.process_time()
+    networks.check_subnets({f"s{number}": prefix for number, prefix in enumerate(many)}, SPACE)
+    assert time.process_time() - started < 2, "some 40 ms on a quiet machine; comparing each with each took seconds"
+    with pytest.raises(InvalidParameter, match=r"'last'.*'s7'|'s7'.*'last'"):
+        networks.check_subnets({**{f"s{number}": one for number, one in enumerate(many[:100])}, "last": many[7]}, SPACE)
+    with pytest.raises(InvalidParameter) as caught:
+        networks.check_space(["10.9.0.0/16", "10.0.0.0/8", "172.16.0.0/16", "192.168.0.0/16"])
+    assert caught.value.code == "NetcfgAddressPrefixesOverlap"
+    for check in (
+        lambda: networks.check_space(many[:501]),
+        lambda: networks.check_subnets(dict.fromkeys(map(str, range(3001)), ""), SPACE),
+    ):
+        with pytest.raises(InvalidParameter, match="at most"):
+            check()
 
 
 def test_a_subnet_outside_the_network_is_refused() -> None:

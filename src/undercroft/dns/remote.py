@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -34,7 +34,7 @@ from undercroft.dns.messages import (
     decode_answer,
     encode,
 )
-from undercroft.dns.views import AccountNames, PublicNames, ZoneChange, ZoneLink
+from undercroft.dns.views import AccountNames, PublicNames, RecordChange, ZoneChange, ZoneLink
 from undercroft.errors import NamesUnavailable
 
 __all__ = ["RemoteNames"]
@@ -43,6 +43,8 @@ _SO_NETNS_COOKIE = 71
 """asm-generic/socket.h, since Linux 5.14: which network namespace a socket is in."""
 _CALL_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
+_PART_CHARACTERS = 8 << 20
+"""Of record sets in one call. A zone may hold ten times more than a frame does."""
 
 
 class RemoteNames:
@@ -145,8 +147,11 @@ class RemoteNames:
 
     async def publish_zone(self, change: ZoneChange) -> tuple[str, ...]:
         """The record sets that were refused, in words; the others are served."""
-        answer, _ = await self._call(PutZone(change))
-        return answer.refused
+        refused: list[str] = []
+        for part in _parts(change):
+            answer, _ = await self._call(PutZone(part))
+            refused += answer.refused
+        return tuple(refused)
 
     async def keep_zones(self, zones: frozenset[str]) -> None:
         await self._call(KeepZones(zones))
@@ -191,8 +196,8 @@ class RemoteNames:
         id = next(self._ids)
         future: asyncio.Future[tuple[Answer, list[int]]] = asyncio.get_running_loop().create_future()
         self._waiting[id] = future
-        self._channel.send(encode(Request(id, call)), descriptors)
         try:
+            self._channel.send(encode(Request(id, call)), descriptors)
             async with asyncio.timeout(_CALL_SECONDS):
                 answer, received = await future
         except TimeoutError as error:
@@ -230,6 +235,29 @@ class RemoteNames:
             if not future.done():
                 future.set_exception(NamesUnavailable(f"The name server on {self._path} is gone."))
         self.on_lost()
+
+
+def _parts(change: ZoneChange) -> Iterator[ZoneChange]:
+    """One call each. What a name has stays together: a CNAME that takes the place of others would be refused beside them."""
+    if sum(map(_length, change.records)) <= _PART_CHARACTERS:
+        yield change
+        return
+    part: list[RecordChange] = []
+    length, whole = 0, change.whole
+    ordered = sorted(change.records, key=lambda one: one.name)
+    for _, sets in itertools.groupby(ordered, key=lambda one: one.name):
+        of_name = tuple(sets)
+        more = sum(map(_length, of_name))
+        if part and length + more > _PART_CHARACTERS:
+            yield ZoneChange(change.zone, change.name, tuple(part), whole)
+            part, length, whole = [], 0, False
+        part += of_name
+        length += more
+    yield ZoneChange(change.zone, change.name, tuple(part), whole)
+
+
+def _length(change: RecordChange) -> int:
+    return len(change.name) + sum(map(len, change.records.values if change.records is not None else ()))
 
 
 def _namespace(sock: socket.socket) -> int | None:

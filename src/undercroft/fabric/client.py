@@ -135,8 +135,8 @@ class FabricClient:
         id = next(self._ids)
         future: asyncio.Future[tuple[Answer, list[int]]] = asyncio.get_running_loop().create_future()
         self._waiting[id] = future
-        self._channel.send(encode(Request(id, call)), descriptors)
         try:
+            self._channel.send(encode(Request(id, call)), descriptors)
             answer, received = await future
         except asyncio.CancelledError:
             if isinstance(call, Execute):

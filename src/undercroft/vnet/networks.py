@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from itertools import pairwise
 
 import msgspec
 from sqlalchemy import Connection, select
@@ -42,6 +43,11 @@ _FORBIDDEN: Mapping[IPv4Network, str] = {
     IPv4Network("224.0.0.0/3"): "multicast and reserved",
 }
 """Ranges Azure refuses as address space (Microsoft Learn, 'Virtual network FAQ'), and 0/8 and 240/4, which Linux does not route."""
+
+_MOST_PREFIXES = 500
+"""Ours: each is a route in this network and in every one that is peered with it."""
+_MOST_SUBNETS = 3000
+"""Azure's."""
 
 
 class VirtualNetwork(msgspec.Struct, frozen=True):
@@ -169,6 +175,12 @@ def check_space(
         raise InvalidParameter(
             f"A {what} needs at least one address prefix.", code="AddressSpaceMissing", target=target
         )
+    if len(prefixes) > _MOST_PREFIXES:
+        raise InvalidParameter(
+            f"A {what} has {_MOST_PREFIXES} address prefixes at most; {len(prefixes)} were given.",
+            code="AddressPrefixLimitReached",
+            target=target,
+        )
     found: list[IPv4Network] = []
     for text in prefixes:
         prefix = _prefix(text, target)
@@ -185,14 +197,14 @@ def check_space(
                     code="AddressPrefixNotAllowed",
                     target=target,
                 )
-        for other in found:
-            if prefix.overlaps(other):
-                raise InvalidParameter(
-                    f"The address prefixes {other} and {prefix} of the {what} overlap.",
-                    code="NetcfgAddressPrefixesOverlap",
-                    target=target,
-                )
         found.append(prefix)
+    for other, prefix in pairwise(sorted(found)):  # of those that overlap, two are neighbours in this order
+        if prefix.overlaps(other):
+            raise InvalidParameter(
+                f"The address prefixes {other} and {prefix} of the {what} overlap.",
+                code="NetcfgAddressPrefixesOverlap",
+                target=target,
+            )
     return tuple(str(prefix) for prefix in found)
 
 
@@ -218,20 +230,32 @@ def check_subnet(
         )
     for other, taken in siblings.items():
         if other.lower() != name.lower() and wanted.overlaps(taken):
-            raise InvalidParameter(
-                f"Subnet '{name}' is not valid because its IP address range {wanted} overlaps with that of the existing "
-                f"subnet '{other}' ({taken}).",
-                code="NetcfgSubnetRangesOverlap",
-                target=target,
-            )
+            raise _overlap(name, wanted, other, taken)
     return wanted
+
+
+def _overlap(name: str, prefix: IPv4Network, other: str, taken: IPv4Network) -> InvalidParameter:
+    return InvalidParameter(
+        f"Subnet '{name}' is not valid because its IP address range {prefix} overlaps with that of the existing "
+        f"subnet '{other}' ({taken}).",
+        code="NetcfgSubnetRangesOverlap",
+        target="properties.addressPrefix",
+    )
 
 
 def check_subnets(wanted: Mapping[str, str], network_prefixes: Sequence[IPv4Network]) -> dict[str, IPv4Network]:
     """All subnets of a network at once, as a PUT of the network names them."""
-    accepted: dict[str, IPv4Network] = {}
-    for name, prefix in wanted.items():
-        accepted[name] = check_subnet(name, prefix, network_prefixes, accepted)
+    if len(wanted) > _MOST_SUBNETS:
+        raise InvalidParameter(
+            f"A virtual network has {_MOST_SUBNETS} subnets at most; {len(wanted)} were given.",
+            code="SubnetLimitReached",
+            target="properties.subnets",
+        )
+    accepted = {name: check_subnet(name, prefix, network_prefixes, {}) for name, prefix in wanted.items()}
+    ordered = sorted(accepted, key=lambda name: accepted[name])
+    for other, name in pairwise(ordered):  # as in ``check_space``
+        if accepted[name].overlaps(accepted[other]):
+            raise _overlap(name, accepted[name], other, accepted[other])
     return accepted
 
 

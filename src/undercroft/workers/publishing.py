@@ -91,12 +91,7 @@ class Publisher:
         async with self._lock:
             await self._ready()
             if self._links.get(key) != links:
-                try:
-                    await self._names.publish(key, links)
-                except InvalidInput as error:  # the network must not go down with it
-                    _log.error("names not published; the old ones stay", network=key, error=error.message)
-                else:
-                    self._links[key] = links
+                await self._publish(key, links)
 
     async def forget(self, key: str) -> None:
         async with self._lock:
@@ -159,10 +154,19 @@ class Publisher:
         found = await self._database.read(accounts)
         await self._names.publish_accounts(found, whole=True)
         await self._names.publish_public(plans.public_names(self._settings))
+        self._links = {}
         for network, seen in links.items():
-            await self._names.publish(network, seen)
+            await self._publish(network, seen)
         await self._names.resume()
-        self._number, self._links, self._accounts = number, links, found
+        self._number, self._accounts = number, found
+
+    async def _publish(self, network: str, links: tuple[ZoneLink, ...]) -> None:
+        try:
+            await self._names.publish(network, links)
+        except InvalidInput as error:  # neither this network nor the others must go down with it
+            _log.error("names not published; the old ones stay", network=network, error=error.message)
+        else:
+            self._links[network] = links
 
     def _report(self, change: ZoneChange, refused: tuple[str, ...]) -> None:
         for problem in refused:
