@@ -154,6 +154,18 @@ async def test_ranges_that_meet_are_refused(here: Site) -> None:
         assert answer.status == 200 or answer.code == "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet"
 
 
+async def test_a_disconnected_peering_stands_in_no_ranges_way(here: Site) -> None:
+    await peer(here, "spoke", "hub")
+    await peer(here, "hub", "spoke")
+    await here.send("DELETE", side(here, "hub", "spoke"))
+    spoke = (await here.get(here.spoke)).json
+    del spoke["properties"]["virtualNetworkPeerings"]  # they would be put again with it
+    spoke["properties"]["addressSpace"]["addressPrefixes"].append("10.2.0.0/17")
+    await here.make(here.spoke, spoke)
+    again = await here.send("PUT", side(here, "spoke", "hub"), wanted(here, "hub"))
+    assert again.code == "VnetAddressSpacesOverlap"
+
+
 @pytest.mark.parametrize(
     ("more", "status", "code"),
     [

@@ -114,6 +114,20 @@ async def test_a_site_overlaps_nothing_that_it_reaches(here: Site) -> None:
     assert grown.code == "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet" and "office" in grown.message
 
 
+async def test_a_site_overlaps_nothing_that_a_spoke_will_reach(here: Site) -> None:
+    """Neither while the peering carries nothing yet; or the spoke could not be built when it does."""
+    await network(here, "third", "10.3.0.0/16")
+    await peer(here, "spoke", "third")
+    await peer(here, "spoke", "hub", useRemoteGateways=True, doNotVerifyRemoteGateways=True)
+    await here.make(office(here), body(here, "10.3.7.0/24", to="hub"))  # the hub knows of no spoke
+    refused = await here.send("PUT", side(here, "hub", "spoke"), wanted(here, "spoke", allowGatewayTransit=True))
+    assert refused.code == "SiteAddressSpaceOverlapsWithVnet" and "/third" in refused.message
+    await here.make(office(here), body(here, "10.3.7.0/24"))
+    await peer(here, "hub", "spoke", allowGatewayTransit=True, allowVirtualNetworkAccess=False)
+    refused = await here.send("PUT", office(here), body(here, "10.3.7.0/24", to="hub"))
+    assert refused.code == "SiteAddressSpaceOverlapsWithVnet" and "/third" in refused.message
+
+
 @pytest.mark.parametrize(
     ("change", "status", "code"),
     [

@@ -72,7 +72,7 @@ class Peering(msgspec.Struct, frozen=True):
     state: str = State.INITIATED
     allow_virtual_network_access: bool = True
     allow_forwarded_traffic: bool = False
-    """Kept for clients: no packet exists that it would decide about (docs/networks.md)."""
+    """Kept for clients: no packet exists that it would decide about (docs/peerings.md)."""
     allow_gateway_transit: bool = False
     use_remote_gateways: bool = False
 

@@ -70,8 +70,14 @@ def _network_id(reference: NetworkReference | None) -> ResourceId | None:
 def _check_line(connection: Connection, site: SiteRecord, network: NetworkRecord) -> None:
     """The site's ranges are nowhere where it will be reached, and the network has no other gateway."""
     users = [network]
-    for own, other in peerings.live(connection, network.key):
-        if other.value.use_remote_gateways and (spoke := networks.get(connection, own.value.remote_key)) is not None:
+    for own in peerings.of_network(connection, network.key):
+        # Whether packets pass at the moment does not matter: access may be given later.
+        other = peerings.facing(connection, network.key, own.value.remote_key)
+        if (
+            other is not None
+            and other.value.use_remote_gateways
+            and (spoke := networks.get(connection, own.value.remote_key)) is not None
+        ):
             users.append(spoke)
     for own in peerings.of_network(connection, network.key):
         if own.value.use_remote_gateways:

@@ -124,6 +124,12 @@ def store(
         _check_remote_gateway(
             connection, peering_id, network, remote, siblings, other, bool(body.do_not_verify_remote_gateways)
         )
+    for user, owner, uses in (
+        (network, remote, wanted.use_remote_gateways),
+        (remote, network, other is not None and other.value.use_remote_gateways),
+    ):
+        if uses:
+            _check_sites(connection, user, owner)
     wanted, changed = peerings.connect(wanted, None if other is None else other.value)
     if synchronise or not old.connected:
         wanted = msgspec.structs.replace(wanted, remote_prefixes=remote.value.address_prefixes)
@@ -197,8 +203,12 @@ def _check_remote_gateway(
             code="InvalidPeeringGatewayFlags",
             target=target,
         )
-    for site in lines:
-        reach.check_distinct(connection, network, site.value.prefixes, site.id, code="SiteAddressSpaceOverlapsWithVnet")
+
+
+def _check_sites(connection: Connection, user: NetworkRecord, owner: NetworkRecord) -> None:
+    """``user`` reaches the sites behind ``owner``, or will."""
+    for site in sites.attached_to(connection, [owner.key]):
+        reach.check_distinct(connection, user, site.value.prefixes, site.id, code="SiteAddressSpaceOverlapsWithVnet")
 
 
 def drop(connection: Connection, parts: Collaborators, peering: PeeringRecord, *, if_match: str | None = None) -> None:

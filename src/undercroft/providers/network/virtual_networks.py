@@ -163,6 +163,8 @@ def _check_new_space(connection: Connection, network: NetworkRecord) -> None:
                 target="properties.addressSpace.addressPrefixes",
             )
     for peering in peerings.of_network(connection, network.key):
+        if peering.value.state == peerings.State.DISCONNECTED:
+            continue  # when it is put again, all is looked at again
         remote = networks.get(connection, peering.value.remote_key)
         if remote is not None:
             reach.check_distinct(connection, remote, network.value.prefixes, network.id, code=code)
