@@ -119,9 +119,10 @@ class Supervisor:
                     if name not in self._children:
                         self._children[name] = self._await(self._launch(name))
                 pause = 0.0
-            except LocalProblem as error:
+            except (LocalProblem, OSError) as error:  # OSError: no memory, or no room for another process
                 pause = min(max(1.0, pause * 2), _LONGEST_PAUSE)
-                print(f"undercroft: {error.message} Trying again in {pause:.0f} s.", file=sys.stderr, flush=True)
+                said = error.message if isinstance(error, LocalProblem) else f"No process could be started ({error})."
+                print(f"undercroft: {said} Trying again in {pause:.0f} s.", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         """Node first, so that nobody asks the others for anything while they go."""
@@ -209,7 +210,12 @@ class Supervisor:
         finally:
             os.close(launched.ready)
         if said:
-            return _Child(name, process.pid, os.pidfd_open(process.pid), process)
+            try:
+                return _Child(name, process.pid, os.pidfd_open(process.pid), process)
+            except OSError:  # nobody would look after it, and another would be started beside it
+                process.kill()
+                process.wait()
+                raise
         if process.poll() is None and not ready:
             process.kill()
         process.wait()
