@@ -41,6 +41,7 @@ __all__ = [
     "connect",
     "id_or_name",
     "listed",
+    "plain",
     "show",
     "table",
 ]
@@ -268,8 +269,13 @@ def _at(row: Any, path: str) -> str:
             row = row[0] if row else None
         row = row.get(part) if isinstance(row, dict) else None
     if isinstance(row, list):
-        return ", ".join(str(item) for item in row)
-    return "" if row is None else str(row)
+        return plain(", ".join(str(item) for item in row))
+    return "" if row is None else plain(str(row))
+
+
+def plain(text: str) -> str:
+    """For a terminal: hosts say some of it, and a line end or an escape of theirs must not write another host's line."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _refusal(status: int, answer: Any) -> UndercroftError:

@@ -12,7 +12,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from undercroft.cli.local import HomeOption, home_of
-from undercroft.cli.management import Arm, GroupOption, JsonOption, LocationOption, connect, show, table
+from undercroft.cli.management import Arm, GroupOption, JsonOption, LocationOption, connect, plain, show, table
 from undercroft.clock import SystemClock
 from undercroft.errors import InvalidInput
 from undercroft.names import region
@@ -154,7 +154,8 @@ def containers(name: str, *, group: GroupOption, home: HomeOption, as_json: Json
     table(rows, columns)
     for row in rows:
         for detail in row["properties"]["mabContainerHealthDetails"]:
-            print(f"(!) {row['properties']['friendlyName']}: {detail['message']} {' '.join(detail['recommendations'])}")
+            said = f"{row['properties']['friendlyName']}: {detail['message']} {' '.join(detail['recommendations'])}"
+            print(f"(!) {plain(said)}")
 
 
 def _path(path: dict[str, Any]) -> str:
