@@ -253,14 +253,21 @@ def compiled(rules: Iterable[SecurityRule], around: Surroundings) -> tuple[Compi
         Compiled(
             rule,
             rule.priority > _HIGHEST,
-            tuple(network for prefix in rule.source_prefixes for network in resolve(prefix, around)),
-            tuple(network for prefix in rule.destination_prefixes for network in resolve(prefix, around)),
+            _resolved(rule.source_prefixes, around),
+            _resolved(rule.destination_prefixes, around),
             _compiled_ports(rule.source_ports),
             _compiled_ports(rule.destination_ports),
             rule.destination_prefixes[0] in PLATFORM_TAGS,
         )
         for rule in (*own, *DEFAULT_RULES)
     )
+
+
+def _resolved(prefixes: Sequence[str], around: Surroundings) -> tuple[IPv4Network, ...]:
+    """A tag stands alone, and its addresses are the same values in every rule."""
+    if len(prefixes) == 1:
+        return resolve(prefixes[0], around)
+    return tuple(network for prefix in prefixes for network in resolve(prefix, around))
 
 
 def _compiled_ports(values: Sequence[str]) -> tuple[PortRange, ...]:
