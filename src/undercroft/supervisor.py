@@ -79,7 +79,7 @@ class Supervisor:
         self._host = host or HostInterface()
         self._lock: IO[str] | None = None
         self._children: dict[str, _Child] = {}
-        self._deaths: list[float] = []
+        self._deaths: dict[str, list[float]] = {}
         self._stop: int | None = None
 
     def start(self) -> None:
@@ -241,16 +241,17 @@ class Supervisor:
         os.close(child.descriptor)
         status = child.process.wait() if child.process is not None else None
         now = time.monotonic()
-        self._deaths = [moment for moment in self._deaths if now - moment < _RESTART_WINDOW] + [now]
+        deaths = [moment for moment in self._deaths.get(child.name, ()) if now - moment < _RESTART_WINDOW] + [now]
+        self._deaths[child.name] = deaths
         print(
             f"undercroft: the {child.name} process ended (status {status}); starting it again",
             file=sys.stderr,
             flush=True,
         )
-        if len(self._deaths) > _RESTARTS:
+        if len(deaths) > _RESTARTS:
             log = self._home.logs / f"{child.name}.log"
             raise Unavailable(
-                f"The {child.name} process died {len(self._deaths)} times within a minute; giving up. See {log}.",
+                f"The {child.name} process died {len(deaths)} times within a minute; giving up. See {log}.",
                 code="ProcessKeepsDying",
             )
         return status

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from undercroft.config import Home
-from undercroft.supervisor import Supervisor
+from undercroft.errors import Unavailable
+from undercroft.supervisor import Supervisor, _Child
 
 
 def test_a_machine_without_room_for_a_process_is_tried_again(
@@ -31,3 +32,11 @@ def test_a_machine_without_room_for_a_process_is_tried_again(
     assert "Cannot allocate memory" in capsys.readouterr().err
     os.close(reader)
     os.close(writer)
+
+
+def test_the_child_that_keeps_dying_is_the_one_that_is_counted(tmp_path: Path) -> None:
+    supervisor = Supervisor(Home(tmp_path), 0, "loopback")
+    for name in ("fabric", "dns", "node") * 5:
+        supervisor._bury(_Child(name, 0, os.open(os.devnull, os.O_RDONLY), None))
+    with pytest.raises(Unavailable, match="dns process died 6 times"):
+        supervisor._bury(_Child("dns", 0, os.open(os.devnull, os.O_RDONLY), None))
