@@ -14,7 +14,7 @@ from undercroft.cli.watcher import Watcher
 from undercroft.clock import SystemClock
 from undercroft.dns.exports.plan import Plan
 from undercroft.dns.requirements import Requirements
-from undercroft.errors import InvalidInput, LocalProblem, Unavailable
+from undercroft.errors import Conflict, InvalidInput, LocalProblem, Unavailable
 
 LATER = datetime(2026, 11, 28, tzinfo=UTC)
 GROWN = required(source({**CONFIGS, "0a1b2c3dprot01.blob.core.windows.net": ("10.20.1.8",)}))
@@ -43,6 +43,20 @@ def test_zone_files_of_names_that_are_gone_go_and_those_of_others_stay(tmp_path:
     kept.update(plan(needs=SHRUNK))
     assert not (tmp_path / "db.0a1b2c3decs01.queue.core.windows.net").exists()
     assert (tmp_path / "db.mine").exists()
+
+
+@pytest.mark.parametrize("format", ["bind", "unbound", "dnsmasq", "coredns", "windows", "json"])
+def test_a_file_that_somebody_else_wrote_is_not_replaced(format: str, tmp_path: Path) -> None:
+    kept = KeptFiles(format, tmp_path / "out")
+    kept.update(plan())
+    kept.update(plan(needs=GROWN))
+    path = min(kept.out.glob("db.*")) if format == "bind" else kept.out
+    path.write_text("server: my own\n", "utf-8")
+    with pytest.raises(Conflict, match="did not write"):
+        kept.update(plan())
+    assert path.read_text("utf-8") == "server: my own\n"
+    path.write_text("", "utf-8")
+    assert kept.update(plan()) is not None
 
 
 def test_a_hosts_file_keeps_its_inode_and_its_owners_lines(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from undercroft.dns.exports import hosts
 from undercroft.dns.exports.formats import SEVERAL_FILES, render
 from undercroft.dns.exports.plan import ConfigurationFile, Plan, stamp_in
-from undercroft.errors import InvalidInput
+from undercroft.errors import Conflict, InvalidInput
 
 __all__ = ["KeptFiles"]
 
@@ -57,6 +58,7 @@ class KeptFiles:
             before[self.path(file)] == file.text for file in render(self.format, plan.at(written))
         ):
             return None
+        _check_ours(before)
         gone = self._left_over(set(before)) if self.format in SEVERAL_FILES else {}
         self.reload_mark.touch()
         for file in reversed(files):
@@ -88,6 +90,18 @@ class KeptFiles:
             file.flush()
             os.fsync(file.fileno())
         return _changes(ours, block)
+
+
+def _check_ours(files: Mapping[Path, str]) -> None:
+    """``--out /etc/unbound/unbound.conf`` is soon typed, and would be the end of somebody's configuration."""
+    for path, text in files.items():
+        if text.strip() and stamp_in(text) is None:
+            raise Conflict(
+                f"{path} has something in it that 'dns export' did not write, and would be replaced. Give another --out and include "
+                "that, or move the file away.",
+                code="ForeignFile",
+                target="--out",
+            )
 
 
 def _text(path: Path) -> str:
