@@ -320,6 +320,7 @@ containers = Table(
     Column("last_seen", String),
     Column("last_door", String, doc="private:{endpoint key} or public: the path of its last call"),
     UniqueConstraint("vault_key", "name", name="one_container_per_machine"),
+    Index("containers_by_blob_container", "vault_key", "blob_container"),
 )
 
 container_paths = Table(

@@ -10,7 +10,7 @@ from undercroft.errors import Conflict
 
 __all__ = ["HEAD", "migrate"]
 
-HEAD = "0008"
+HEAD = "0009"
 
 
 def migrate(engine: Engine) -> None:
