@@ -42,3 +42,19 @@ def test_no_limit_and_a_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(50):
         subject.take(str(number))
     assert len(subject._left) == 5
+
+
+def test_what_was_refused_is_counted_by_address_and_meeting_costs_nothing() -> None:
+    clock = ManualClock(SystemClock().now())
+    subject = Allowance(clock, 2)
+    for _ in range(100):
+        subject.meet("a")
+    for _ in range(20):
+        subject.meet("a")
+        subject.refused("a")
+    with pytest.raises(Throttled, match="More than 2 calls a second from this address were refused"):
+        subject.meet("a")
+    subject.meet("b")
+    assert taken(subject, "a", 100) == 20  # who is known is another account
+    clock.advance(timedelta(seconds=1))
+    subject.meet("a")

@@ -250,6 +250,19 @@ async def test_the_rate_of_calls_of_one_principal_is_limited_and_nobody_elses(tm
         assert [(await plane.get(path)).status for _ in range(3)] == [200, 200, 429]
 
 
+async def test_guesses_of_tokens_and_secrets_are_rare(tmp_path: Path) -> None:
+    """One account for both: of an address, not of a name."""
+    clock = ManualClock(SystemClock().now())
+    async with control_plane(tmp_path, clock=clock, calls_per_second=1) as plane:
+        path = f"{plane.subscription}/resourceGroups?{API}"
+        assert [(await plane.get(path, token="guess")).status for _ in range(5)] == [401] * 5
+        assert [(await plane.log_in(plane.deployment.client_id, "guess")).status for _ in range(5)] == [401] * 5
+        for answer in (await plane.log_in(plane.deployment.client_id, "guess"), await plane.get(path)):
+            assert (answer.status, answer.code, answer.headers["Retry-After"]) == (429, "TooManyRequests", "1")
+        clock.advance(timedelta(seconds=1))
+        assert [(await plane.get(path)).status for _ in range(3)] == [200] * 3
+
+
 async def test_a_port_in_use_is_named(plane: ControlPlane) -> None:
     with pytest.raises(LocalProblem, match=f"Port {plane.port} .* in use.*--port"):
         await Listener.open(plane.application.handle, plane.authority.server_context(), plane.port)

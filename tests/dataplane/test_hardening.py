@@ -235,6 +235,34 @@ async def test_a_host_that_calls_too_often_waits_and_the_others_do_not(tmp_path:
         assert (await agent.call("GET", "fc1", "/v1/container")).status == 200
 
 
+async def test_guesses_are_rare_and_the_next_of_an_address_is_not_looked_at(tmp_path: Path) -> None:
+    clock = ManualClock(SystemClock().now())
+    async with Plane(tmp_path, clock=clock, settings=Settings(calls_per_second=1)) as plane:
+        agent = await plane.registered()
+        good, agent.token = agent.token, "guess"
+        name, other = agent.host("fc1"), agent.host("id1")
+        misdirected = [await plane.ask("GET", name, "/v1/container", headers={"Host": other}) for _ in range(5)]
+        assert [answer.status for answer in misdirected] == [421] * 5
+        answers = [await agent.call("GET", "fc1", "/v1/container") for _ in range(6)]
+        assert [answer.status for answer in answers] == [401] * 5 + [429]
+        assert (answers[-1].code, answers[-1].headers["Retry-After"]) == ("TooManyRequests", "1")
+        agent.token = good
+        assert (await agent.call("GET", "fc1", "/v1/container")).status == 429  # or the answer would tell a right guess
+        clock.advance(timedelta(seconds=1))
+        assert [(await agent.call("GET", "fc1", "/v1/container")).status for _ in range(2)] == [200] * 2
+
+
+async def test_guesses_of_signatures_are_rare_as_well(tmp_path: Path) -> None:
+    clock = ManualClock(SystemClock().now())
+    async with Plane(tmp_path, clock=clock, settings=Settings(calls_per_second=1)) as plane:
+        grant = (await (await plane.registered()).begin())["grant"]
+        query = grant["sas"].replace("sig=", "sig=AAAA")
+        path = f"/{grant['container']}/{object_name('packs')}?{query}"
+        answers = [await plane.ask("GET", grant["blobHost"], path) for _ in range(11)]
+        assert [answer.status for answer in answers] == [401] * 10 + [429]
+        assert (answers[-1].code, answers[-1].headers["Retry-After"]) == ("TooManyRequests", "1")
+
+
 async def test_a_host_that_changes_doors_with_every_call_costs_few_writes(tmp_path: Path) -> None:
     """Each note of a door is a durable transaction, and all hosts share the one writer."""
     clock = ManualClock(SystemClock().now())

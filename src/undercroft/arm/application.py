@@ -123,6 +123,10 @@ class Application:
             raise InvalidInput(f"The content encoding '{encoding[:40]}' is not accepted.", code="UnsupportedMediaType")
         return None
 
+    async def address(self, exchange: Exchange) -> Reply | None:
+        self._allowance.meet(_address(exchange.request))
+        return None
+
     async def path(self, exchange: Exchange) -> Reply | None:
         exchange.segments, query = parse_target(exchange.request.raw_path)
         exchange.query = parse_query(query)
@@ -145,6 +149,8 @@ class Application:
                 exchange.correlation,
             )
         )
+        if answer.status == NotAuthenticated.status:
+            self._allowance.refused(_address(request))
         return Reply(answer.status, answer.body, answer.headers)
 
     async def authentication(self, exchange: Exchange) -> Reply | None:
@@ -256,6 +262,7 @@ class Application:
 
     LINKS: ClassVar[tuple[tuple[str, Callable[[Application, Exchange], Awaitable[Reply | None]]], ...]] = (
         ("limits", limits),  # first: what is too large is not even parsed
+        ("address", address),  # before a guess is looked at, and before what looking costs
         ("path", path),  # everything below works on decoded segments
         ("pages", pages),  # before authentication: nobody has a token before login answered
         ("authentication", authentication),  # before anything that would tell a stranger what exists
@@ -290,6 +297,8 @@ class Application:
                     return reply
             raise AssertionError("the last link always replies")
         except UndercroftError as error:
+            if isinstance(error, NotAuthenticated):
+                self._allowance.refused(_address(exchange.request))
             _log.info(
                 "refused",
                 link=passed,
@@ -308,6 +317,11 @@ class Application:
         host = request.headers.get("Host", "")
         url = f"https://{host}"
         return url if self._audiences.path_of(url) is not None else self.base_url
+
+
+def _address(request: web.BaseRequest) -> str:
+    """Whence a request came. The data plane says it of what it passes on, because networks may use the same addresses."""
+    return str(request.get("peer") or request.remote)
 
 
 async def _body(request: web.BaseRequest, largest: int = _LARGEST_BODY) -> bytes:

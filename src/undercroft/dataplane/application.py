@@ -33,6 +33,8 @@ from undercroft.errors import (
     CapabilityMissing,
     InvalidInput,
     MethodNotAllowed,
+    Misdirected,
+    NotAuthenticated,
     NotFound,
     StorageFull,
     UndercroftError,
@@ -108,6 +110,7 @@ class Application:
             host = Host(connection.server_name or "-", service)
             exchange = Exchange(request, connection, host, correlation, self._clock)
             try:
+                self._allowance.meet(_address(connection))
                 exchange.host = admission.address(
                     connection.door, connection.server_name, request.headers.get("Host"), self._hosts
                 )
@@ -151,7 +154,8 @@ class Application:
         if self._front is None:
             raise NotFound(f"'{exchange.host.name}' is not served here.")
         connection = exchange.connection
-        self._allowance.take(f"{connection.door.network} {connection.peer}")  # nobody is known yet
+        exchange.request["peer"] = _address(connection)
+        self._allowance.take(_address(connection))  # nobody is known yet
         return await self._front(exchange.request)
 
     # --- the backup service --------------------------------------------------------------------------------------
@@ -234,6 +238,8 @@ class Application:
             self._log(exchange, "broken off", reason=error.message)
             self._abort(exchange.request)
             return web.Response(status=400)
+        if isinstance(error, (NotAuthenticated, Misdirected)):
+            self._allowance.refused(_address(exchange.connection))
         self._log(exchange, "failed" if exchange.admitted else "refused", reason=error.code, status=error.status)
         if exchange.sending is not None:  # the headers are out: only a cut shows that the rest is missing
             self._abort(exchange.request)
@@ -267,6 +273,10 @@ class Application:
     def _abort(self, request: web.BaseRequest) -> None:
         if request.transport is not None:
             request.transport.abort()
+
+
+def _address(connection: Connection) -> str:
+    return f"{connection.door.network} {connection.peer}"
 
 
 def _unexpected(error: Exception) -> UndercroftError:

@@ -18,7 +18,14 @@ from xml.sax.saxutils import escape
 from aiohttp import web
 
 from undercroft.clock import timestamp
-from undercroft.errors import CapabilityMissing, InvalidInput, InvalidParameter, RangeNotSatisfiable, UndercroftError
+from undercroft.errors import (
+    CapabilityMissing,
+    InvalidInput,
+    InvalidParameter,
+    RangeNotSatisfiable,
+    Throttled,
+    UndercroftError,
+)
 
 __all__ = ["Range", "body_md5", "check_headers", "http_date", "parse_range", "render", "version"]
 
@@ -54,6 +61,8 @@ def render(error: UndercroftError, request_id: str, now: datetime, *, head: bool
     headers = {"x-ms-error-code": code}
     if isinstance(error, RangeNotSatisfiable) and error.target:
         headers["Content-Range"] = f"bytes */{error.target}"
+    if isinstance(error, Throttled):
+        headers["Retry-After"] = "1"
     if head:
         return web.Response(status=error.status, headers=headers)
     message = escape(f"{error.message}\nRequestId:{request_id}\nTime:{timestamp(now)}")
