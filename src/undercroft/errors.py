@@ -74,9 +74,13 @@ class UndercroftError(Exception):
     status: ClassVar[int] = 500
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, code: str | None = None, target: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, target: str | None = None, mentions: tuple[str, ...] = ()
+    ) -> None:
+        """``mentions``: ids in the message of resources that are perhaps not the caller's: ARM names those that it may read."""
         super().__init__(message)
         self.message = message
+        self.mentions = mentions
         self.code = code or self.default_code
         self.target = target
         """The property, parameter, file or resource that the error is about, where there is one."""

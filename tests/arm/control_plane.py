@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -118,22 +119,26 @@ class ControlPlane:
     async def principal(self, role: str | None = None, scope: str | None = None) -> tuple[str, str]:
         """A new service principal (object id, token) with a role at a scope."""
 
-        def write(connection: Any) -> principals.Principal:
-            made = principals.create(connection, display_name="someone", now=self.clock.now())
-            definition = by_name(role) if role else None
-            if definition is not None:
-                assign(
-                    connection,
-                    scope=scope or self.subscription,
-                    name=made.object_id,
-                    role_definition_id=definition.name,
-                    principal_id=made.object_id,
-                    now=self.clock.now(),
-                )
-            return made
-
-        made = await self.database.write(write)
+        made = await self.database.write(
+            lambda connection: principals.create(connection, display_name="someone", now=self.clock.now())
+        )
+        if role is not None:
+            await self.grant(made.object_id, role, scope or self.subscription)
         return made.object_id, self.tokens.issue(made, f"{self.url}/", self.url).token
+
+    async def grant(self, object_id: str, role: str, scope: str) -> None:
+        definition = by_name(role)
+        assert definition is not None
+        await self.database.write(
+            lambda connection: assign(
+                connection,
+                scope=scope,
+                name=str(uuid.uuid4()),
+                role_definition_id=definition.name,
+                principal_id=object_id,
+                now=self.clock.now(),
+            )
+        )
 
     async def group(self, name: str = "rg", location: str = "westeurope") -> str:
         path = f"{self.subscription}/resourceGroups/{name}"

@@ -135,6 +135,26 @@ async def test_a_new_range_is_reached_when_the_other_side_is_synchronised(here: 
     assert wrong.status == 400 and "syncRemoteAddressSpace" in wrong.message
 
 
+async def test_a_network_that_is_not_the_callers_to_read_is_not_named(here: Site) -> None:
+    """It is in the way because somebody else peered it with a network that the caller may peer with."""
+    await peer(here, "spoke", "hub")
+    await peer(here, "hub", "spoke")
+    group = await here.plane.group("rg2")
+    someone, token = await here.plane.principal("Network Contributor", group)
+    hub = f"{here.network}/virtualNetworks/hub"
+    await here.plane.grant(someone, "Network Contributor", hub)
+    twin = f"{group}/providers/Microsoft.Network/virtualNetworks/twin"
+    properties: dict[str, Any] = {"addressSpace": {"addressPrefixes": ["10.1.0.0/16"]}}
+    await here.make(twin, {"location": "westeurope", "properties": properties})
+    refused = await here.send("PUT", f"{twin}/virtualNetworkPeerings/to-hub", wanted(here, "hub"), token=token)
+    assert refused.code == "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet"
+    assert (
+        f"The address space of {twin} overlaps that of a resource that you may not read, which {hub} is"
+        in refused.message
+    )
+    assert "spoke" not in refused.message
+
+
 async def test_ranges_that_meet_are_refused(here: Site) -> None:
     await network(here, "twin", "10.1.0.0/16")
     refused = await here.send("PUT", side(here, "twin", "spoke"), wanted(here, "spoke"))

@@ -106,6 +106,11 @@ async def test_two_zones_of_one_name_are_not_linked_to_one_network(here: Site) -
     await here.make(other, {"location": "global"})
     answer = await here.send("PUT", f"{other}/virtualNetworkLinks/l", link(here))
     assert answer.status == 400 and "overlapping namespaces" in answer.message
+    assert f"which {zone(here)}/virtualNetworkLinks/l links already".lower() in answer.message.lower()
+    someone, token = await here.plane.principal("Private DNS Zone Contributor", f"{here.group}2")
+    await here.plane.grant(someone, "Network Contributor", here.spoke)
+    answer = await here.send("PUT", f"{other}/virtualNetworkLinks/l", link(here), token=token)
+    assert answer.status == 400 and "which a resource that you may not read links already" in answer.message
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,18 @@ async def test_two_endpoints_of_one_name_are_refused_by_the_vault(here: Site) ->
     elsewhere = f"{here.group}2/providers/Microsoft.Network/privateEndpoints/PE1"
     answer = await here.send("PUT", elsewhere, wanted(here))
     assert answer.status == 409 and answer.code == "UserErrorPrivateEndpointNameInUse"
+    assert f"({here.network}/privateEndpoints/pe1)" in answer.message
+
+
+async def test_the_endpoint_that_has_a_name_is_shown_to_nobody_who_may_not_read_it(here: Site) -> None:
+    await here.endpoint("pe1")
+    await here.plane.group("rg2")
+    other, token = await here.plane.principal("Network Contributor", f"{here.group}2")
+    await here.plane.grant(other, "Network Contributor", here.spoke)
+    elsewhere = f"{here.group}2/providers/Microsoft.Network/privateEndpoints/PE1"
+    answer = await here.send("PUT", elsewhere, wanted(here), token=token)
+    assert answer.status == 409 and answer.code == "UserErrorPrivateEndpointNameInUse"
+    assert "(a resource that you may not read)" in answer.message and "privateEndpoints" not in answer.message
 
 
 async def test_a_degraded_endpoint_says_how_many_addresses_are_missing(here: Site) -> None:

@@ -308,6 +308,8 @@ class Application:
                 code=error.code,
                 request_id=exchange.correlation.request_id,
             )
+            if exchange.rights is not None and error.mentions:
+                await errors.hide(error, exchange.rights)
             uri = f"{exchange.base_url}/{self._tokens.tenant}"
             return errors.render(error, uri)
         except Exception as error:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import structlog
 
-from undercroft.arm.call import Reply
+from undercroft.arm.call import Reply, Rights
 from undercroft.errors import MethodNotAllowed, NotAuthenticated, Throttled, Unavailable, UndercroftError
+from undercroft.names import ResourceId
 from undercroft.trace import Correlation
 
-__all__ = ["body", "render", "unexpected"]
+__all__ = ["body", "hide", "render", "unexpected"]
 
 _log = structlog.get_logger("undercroft.arm")
+_HIDDEN = "a resource that you may not read"
+
+
+async def hide(error: UndercroftError, rights: Rights) -> None:
+    """Take out of the message the ids that it ``mentions`` and the caller may not read."""
+    for text in sorted(set(error.mentions), key=len, reverse=True):
+        id = ResourceId.parse(text)
+        if not await rights.may(f"{id.type}/read", id):
+            error.message = re.sub(re.escape(text) + r"(?![\w/-])", _HIDDEN, error.message)
 
 
 def body(code: str, message: str, target: str | None = None) -> dict[str, Any]:

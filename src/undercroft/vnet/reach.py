@@ -150,4 +150,5 @@ def check_distinct(
                 f"The address space of {owner} overlaps that of {other.owner}, which {network.id} is or reaches already. "
                 f"Overlapping address prefixes: {', '.join(str(prefix) for prefix in both)}. Change one of the two.",
                 code=code,
+                mentions=(owner, other.owner, network.id),
             )

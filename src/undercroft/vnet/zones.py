@@ -278,6 +278,7 @@ def add_link(
             "A virtual network cannot be linked to multiple zones with overlapping namespaces. You tried to link virtual "
             f"network '{network}' with '{zone.name}', which {taken.key} links already.",
             code="BadRequest",
+            mentions=(taken.key,),
         )
     connection.execute(delete(zone_links).where(zone_links.c.key == link_key.lower()))
     connection.execute(

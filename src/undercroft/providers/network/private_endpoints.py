@@ -272,6 +272,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
                         f"The vault '{vault.name}' already has a private endpoint of the name '{call.id.name}' "
                         f"({other.endpoint_id}); two of one name are not supported. Choose another name.",
                         code="UserErrorPrivateEndpointNameInUse",
+                        mentions=(other.endpoint_id,),
                     )
             custom = properties.custom_network_interface_name or ""
             value = PrivateEndpoint(

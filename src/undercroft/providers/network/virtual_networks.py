@@ -160,6 +160,7 @@ def _check_new_space(connection: Connection, network: NetworkRecord) -> None:
                 f"The address space of {network.id} cannot be {', '.join(network.value.address_prefixes)}: {other.prefix} of "
                 f"{other.owner} is reached from there.",
                 code=code,
+                mentions=(other.owner,),
                 target="properties.addressSpace.addressPrefixes",
             )
     for peering in peerings.of_network(connection, network.key):
