@@ -200,6 +200,17 @@ async def test_attaching_needs_a_right_on_the_network(here: Site) -> None:
     assert refused.status == 403 and "virtualNetworks/join/action" in refused.message
 
 
+async def test_more_ranges_behind_a_line_need_the_same_right(here: Site) -> None:
+    await here.make(office(here), body(here, "192.168.0.0/23", to="hub"))
+    _, token = await here.plane.principal("Contributor", office(here))
+    for wider in (("192.168.0.0/22",), ("192.168.0.0/23", "172.16.0.0/24")):
+        refused = await here.send("PUT", office(here), body(here, *wider, to="hub"), token=token)
+        assert refused.status == 403 and "virtualNetworks/join/action" in refused.message
+        assert reached(here, "hub") == {"office": ["192.168.0.0/23"]}
+    less = await here.send("PUT", office(here), body(here, "192.168.1.0/24", to="hub"), token=token)
+    assert less.status == 200 and reached(here, "hub") == {"office": ["192.168.1.0/24"]}
+
+
 async def test_a_network_with_a_site_is_not_deleted(here: Site) -> None:
     await here.make(office(here), body(here, to="hub"))
     refused = await here.send("DELETE", f"{here.network}/virtualNetworks/hub")

@@ -49,6 +49,10 @@ class Site(msgspec.Struct, frozen=True):
     def prefixes(self) -> tuple[IPv4Network, ...]:
         return tuple(IPv4Network(text) for text in self.address_prefixes)
 
+    def holds(self, address_prefixes: Collection[str]) -> bool:
+        """Whether all of these are within ranges that the site has."""
+        return all(any(IPv4Network(text).subnet_of(mine) for mine in self.prefixes) for text in address_prefixes)
+
     @property
     def resolvers(self) -> tuple[IPv4Address, ...]:
         return tuple(IPv4Address(text) for text in self.dns_servers)

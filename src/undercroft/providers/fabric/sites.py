@@ -123,8 +123,9 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         resolvers = networks.check_resolvers(body.properties.dns_servers or (), "properties.dnsServers")
         network_id = _network_id(body.properties.virtual_network)
         before = await parts.database.read(lambda connection: sites.get(connection, call.id.key))
-        if network_id is not None and (before is None or before.value.network_key != network_id.key):
-            await call.rights.require(JOIN, network_id)
+        known = None if before is None else before.value
+        if network_id is not None and not (known and known.network_key == network_id.key and known.holds(prefixes)):
+            await call.rights.require(JOIN, network_id)  # the network will reach what it does not reach yet
 
         def write(connection: Connection) -> tuple[bool, tuple[str, ...]]:
             old = sites.get(connection, call.id.key)
