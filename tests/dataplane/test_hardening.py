@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from undercroft.errors import StorageFull
 from undercroft.vault import jobs
 
 
+async def eventually(check: Callable[[], bool]) -> None:
+    """The limit is for what hangs; a slow machine is not told by it."""
+    for _ in range(3000):
+        if check():
+            return
+        await asyncio.sleep(0.02)
+    raise TimeoutError("it did not happen in time")
+
+
 async def raw(plane: Plane, host: str, request: bytes) -> bytes:
     """The answer to bytes that no client library would send."""
     context = plane.client_tls
@@ -28,7 +38,7 @@ async def raw(plane: Plane, host: str, request: bytes) -> bytes:
     try:
         writer.write(request)
         await writer.drain()
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 60)
     finally:
         writer.close()
 
@@ -95,13 +105,14 @@ async def test_a_host_waits_for_its_own_commits_only(plane: Plane) -> None:
     )
     writer.write(head + b" " * 1000)
     await writer.drain()
-    await asyncio.sleep(0.3)
+    turn = plane.plane._application.sessions.committing(agent.container_id)
+    await eventually(turn.locked)  # the first commit is being read
     assert (await other.back_up())["recoveryPointId"]
     second = asyncio.create_task(agent.back_up("/home"))
     done, _ = await asyncio.wait({second}, timeout=1.5)
     assert not done
     writer.transport.abort()
-    assert (await asyncio.wait_for(second, 10))["recoveryPointId"]
+    assert (await asyncio.wait_for(second, 60))["recoveryPointId"]
 
 
 async def test_restores_that_nobody_ends_are_limited(plane: Plane) -> None:
@@ -133,10 +144,10 @@ async def test_public_access_that_is_disabled_cuts_what_streams(tmp_path: Path) 
         )
         writer.write(head + b"x" * 50_000)
         await writer.drain()
-        await asyncio.sleep(0.3)
+        await eventually(lambda: bool(plane.plane._application._outside))  # admitted by the public side
         plane.set_public_access(agent.vault, False)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await asyncio.wait_for(reader.readexactly(1), 5)
+            await asyncio.wait_for(reader.readexactly(1), 60)
         writer.transport.abort()
         assert not [each async for each in plane.bytes.list(f"eastus/blobs/{grant['account']}/")]
 
@@ -149,11 +160,7 @@ async def test_who_asks_on_and_takes_no_answer_is_cut(tmp_path: Path) -> None:
             plane.private[host], plane.port, ssl=plane.client_tls, server_hostname=host, limit=1024
         )
         writer.write(f"GET /v1/container HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() * 50_000)
-        for _ in range(150):
-            await asyncio.sleep(0.1)
-            if not plane.plane.doors.total():
-                break
-        assert plane.plane.doors.total() == 0
+        await eventually(lambda: plane.plane.doors.total() == 0)
         writer.transport.abort()
 
 
@@ -172,7 +179,7 @@ async def test_one_host_does_not_take_every_place_of_a_door(tmp_path: Path) -> N
             await connect("127.0.0.1")
         writers.append(await connect("127.0.0.2"))
         writers.pop(0).close()
-        await asyncio.sleep(0.2)
+        await eventually(lambda: plane.plane.doors.total() == 3)
         writers.append(await connect("127.0.0.1"))
         for writer in writers:
             writer.close()
@@ -190,7 +197,8 @@ async def test_block_lists_of_a_container_are_read_one_after_the_other(plane: Pl
         plane.private[grant["blobHost"]], plane.port, ssl=plane.client_tls, server_hostname=grant["blobHost"]
     )
     writer.write(head + b" " * 1000)
-    await asyncio.sleep(0.3)
+    turns = plane.plane._application._blob._listing
+    await eventually(lambda: any(turn.locked() for turn in turns.values()))  # the first list is being read
     block = base64.b64encode(b"b1").decode()
     name = object_name("packs")
     url = f"/{grant['container']}/{name}?{grant['sas']}&comp=block&blockid={block}"
@@ -200,7 +208,7 @@ async def test_block_lists_of_a_container_are_read_one_after_the_other(plane: Pl
     done, _ = await asyncio.wait({second}, timeout=1)
     assert not done
     writer.transport.abort()
-    assert (await asyncio.wait_for(second, 10)).status == 201
+    assert (await asyncio.wait_for(second, 60)).status == 201
 
 
 async def test_a_backup_whose_agent_never_came_back_does_not_run_for_ever(tmp_path: Path) -> None:
@@ -326,12 +334,13 @@ async def test_a_handshake_that_fails_leaves_nothing_in_memory(tmp_path: Path, s
                 writer.write(sent)
             await asyncio.sleep(0)
             writer.close()
-        for _ in range(100):
-            await asyncio.sleep(0.05)
-            if not plane.plane.doors.total() and all(
-                alive(kind) <= held + 1 for kind, held in zip(kinds, before, strict=True)
-            ):
-                break
+        with contextlib.suppress(TimeoutError):
+            await eventually(
+                lambda: (
+                    not plane.plane.doors.total()
+                    and all(alive(kind) <= held + 1 for kind, held in zip(kinds, before, strict=True))
+                )
+            )
         assert {
             kind: alive(kind) - held for kind, held in zip(kinds, before, strict=True) if alive(kind) > held + 1
         } == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.deployment import Deployment
+from tests.faults.held import held_backup
 
 pytestmark = [pytest.mark.rootless, pytest.mark.slow]
 
@@ -127,25 +129,25 @@ def test_a_vm_process_survives_the_node(deployment: Deployment) -> None:
 
 
 def test_an_agent_killed_half_way_resumes(deployment: Deployment) -> None:
-    files = deployment.furnished()
-    for number in range(12):
-        (files / f"large-{number}").write_bytes(os.urandom(24 << 20))
+    files, middle = large(deployment, 4)
     agent = subprocess.Popen(
-        [sys.executable, "-m", "undercroft.cli", "vm", "exec", "web01", "--", sys.executable, "-m", "undercroft.cli",
-         "agent", "backup", str(files), "--passphrase-file", str(deployment.passphrase)],
+        [sys.executable, "-m", "undercroft.cli", "vm", "exec", "web01", "--",
+         *held_backup(files, deployment.passphrase, middle, "large-3")],
         env=deployment.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    eventually(lambda: stored(deployment) > 100 << 20, 60)
+    eventually(lambda: len(packs(deployment)) == 2, 60)
     in_vm = agents(files)
     assert in_vm
     for pid in in_vm:
         os.kill(pid, signal.SIGKILL)
     agent.wait(30)
+    middle.unlink()
     assert deployment.points() == []
     arrived = stored(deployment)
     summary = deployment.backup(files, "--json").json
     whole = sum(path.stat().st_size for path in files.iterdir())
     one_pack = 34 << 20  # acknowledged, and the agent killed before it could write that down
+    assert arrived > one_pack, "else the next line could not fail"
     assert summary["bytesSent"] < whole - arrived + one_pack, "what had arrived was sent again"
     restored = deployment.restore(deployment.points()[0]["id"], "restored")
     assert contents(restored, files) == contents(files, files)
@@ -153,21 +155,30 @@ def test_an_agent_killed_half_way_resumes(deployment: Deployment) -> None:
 
 def test_the_service_killed_half_way_loses_nothing(deployment: Deployment) -> None:
     """An agent that runs on its own in the VM outlives the node, waits for the next one, and finishes."""
-    files = deployment.furnished()
-    for number in range(12):
-        (files / f"large-{number}").write_bytes(os.urandom(24 << 20))
+    files, middle = large(deployment, 8)
     log = deployment.home.parent / "agent.log"
-    agent = f"{sys.executable} -m undercroft.cli agent backup {files} --passphrase-file {deployment.passphrase}"
+    agent = shlex.join(held_backup(files, deployment.passphrase, middle, "large-7"))
     deployment.inside("web01", "sh", "-c", f"setsid {agent} >{log} 2>&1 </dev/null & echo $!")
-    eventually(lambda: stored(deployment) > 60 << 20, 60)
+    eventually(lambda: len(packs(deployment)) >= 2, 60)
     acknowledged = packs(deployment)
     os.kill(deployment.pids()["node"], signal.SIGKILL)
+    assert agents(files), "killed half way"
+    middle.unlink()
     eventually(lambda: resolves(deployment), 60)
     eventually(lambda: not agents(files), 120)
     assert len(deployment.points()) == 1, log.read_text("utf-8")
     assert acknowledged <= packs(deployment)
     restored = deployment.restore(deployment.points()[0]["id"], "restored")
     assert contents(restored, files) == contents(files, files)
+
+
+def large(deployment: Deployment, count: int) -> tuple[Path, Path]:
+    """A folder with so many files of 24 MiB, and the file for which a held agent waits before the last of them."""
+    files, middle = deployment.furnished(), deployment.home.parent / "middle"
+    for number in range(count):
+        (files / f"large-{number}").write_bytes(os.urandom(24 << 20))
+    middle.touch()
+    return files, middle
 
 
 # --- what is looked at ------------------------------------------------------------------------------------------------
