@@ -12,9 +12,14 @@ import resource
 
 from undercroft.errors import LocalProblem
 
-__all__ = ["exhausted", "raise_descriptor_limit"]
+__all__ = ["exhausted", "raise_descriptor_limit", "scarce"]
 
 _WANTED = 65_536
+
+
+def scarce(error: OSError) -> bool:
+    """Whether this machine or process had no room for a socket: nobody else's fault, and soon over perhaps."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def raise_descriptor_limit() -> int:

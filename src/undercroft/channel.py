@@ -23,13 +23,15 @@ from typing import Any
 import msgspec
 
 from undercroft import errors
+from undercroft.capacity import scarce
 
-__all__ = ["Channel", "Failure", "close_all", "decode_address", "encode_address", "peer", "reachable"]
+__all__ = ["Arrivals", "Channel", "Failure", "close_all", "decode_address", "encode_address", "peer", "reachable"]
 
 _HEADER = struct.Struct("!IB")
 _LARGEST = 64 << 20
 _DESCRIPTORS = 16
 _READ = 1 << 16
+_PAUSE_SECONDS = 0.2
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -83,6 +85,55 @@ def reachable(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:
         os.close(folder)
+
+
+class Arrivals:
+    """Connections at a listening Unix socket, from construction in the running loop until ``close``; the socket is its owner's.
+
+    Peers must run as this user or as root. While there is no descriptor for one more, connections wait in the socket: trying all the
+    time would take the loop from everybody who is connected. ``say`` is told once each time that begins, and of refused users.
+    """
+
+    def __init__(
+        self, listener: socket.socket, arrived: Callable[[socket.socket], None], say: Callable[[str], None]
+    ) -> None:
+        self._listener = listener
+        self._arrived = arrived
+        self._say = say
+        self._loop = asyncio.get_running_loop()
+        self._resume: asyncio.TimerHandle | None = None
+        self._waiting = False
+        self._listen()
+
+    def close(self) -> None:
+        if self._resume is not None:
+            self._resume.cancel()
+        self._loop.remove_reader(self._listener)
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connected, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            if not scarce(error):
+                raise
+            self._loop.remove_reader(self._listener)
+            self._resume = self._loop.call_later(_PAUSE_SECONDS, self._listen)
+            if not self._waiting:
+                self._say(f"connections wait: {error.strerror}.")
+            self._waiting = True
+            return
+        self._waiting = False
+        _, user = peer(connected)
+        if user not in (0, os.geteuid()):
+            self._say(f"refused a connection of user {user}.")
+            connected.close()
+            return
+        self._arrived(connected)
 
 
 class Channel:

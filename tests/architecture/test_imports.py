@@ -21,7 +21,7 @@ LEAF_IMPORTS: dict[str, set[str]] = {
     "names": {"errors"},
     "config": {"errors", "names"},
     "clock": set(),
-    "channel": {"errors"},
+    "channel": {"capacity", "errors"},
     "capacity": {"errors"},
     "allowance": {"clock", "errors"},
     "trace": set(),

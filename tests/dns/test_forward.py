@@ -14,12 +14,15 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdatatype
 import dns.rrset
 import pytest
 
+from tests.descriptors import no_descriptors
 from tests.dns.loopback import BLOB, PUBLIC, Serve, Served, run_program, zone
 from undercroft.clock import ManualClock
-from undercroft.dns.forward import UpstreamAddress
+from undercroft.dns.answers import Inquiry
+from undercroft.dns.forward import Forwarder, UpstreamAddress
 from undercroft.dns.views import PublicNames
 from undercroft.errors import InvalidParameter
 
@@ -72,6 +75,22 @@ async def test_an_upstream_answers_what_nobody_here_has(serve: Serve) -> None:
     assert len(whole.answer[0]) == 120, "the upstream's cut answer was asked for again by TCP"
     assert (await served.ask("many.example.org")).flags & dns.flags.TC
     assert "192.0.2.1" in await run_program("nslookup", f"-port={served.port}", "alias.example.org", "127.0.0.1")
+
+
+async def test_an_upstream_is_not_blamed_for_our_want_of_descriptors(serve: Serve) -> None:
+    upstream = UpstreamAddress.parse(f"127.0.0.1:{(await internet(serve)).port}")
+    other = UpstreamAddress.parse("192.0.2.1")
+    forwarder = Forwarder(ManualClock(), [upstream, other])
+    inquiry = Inquiry(dns.name.from_text("www.example.org").to_wire() or b"", dns.rdatatype.A)
+    with no_descriptors():
+        reply = await forwarder.ask(inquiry)
+    assert reply.rcode == dns.rcode.SERVFAIL
+    assert reply.reason == f"there is no room for a question to {upstream} (Too many open files)", (
+        "and none to the next"
+    )
+    assert forwarder._order() == [upstream, other]
+    assert (await forwarder.ask(inquiry)).rcode == dns.rcode.NOERROR
+    await forwarder.close()
 
 
 async def test_an_upstreams_alias_into_a_linked_zone_is_answered_from_the_zone(serve: Serve) -> None:

@@ -23,6 +23,7 @@ from dns.rcode import Rcode
 from dns.rdatatype import NS, SOA, RdataType
 from dns.rrset import RRset
 
+from undercroft.capacity import scarce
 from undercroft.clock import Clock
 from undercroft.dns.answers import Denial, Inquiry, Placed, RecordSet, UpstreamReply
 from undercroft.dns.labels import of_name
@@ -135,7 +136,8 @@ class Forwarder:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 break
-            if upstream in self._resting:  # tried again: by this question alone
+            before = self._resting.get(upstream)
+            if before is not None:  # tried again: by this question alone
                 self._rest(upstream)
             try:
                 async with asyncio.timeout(min(self._attempt_seconds, left)):
@@ -143,6 +145,13 @@ class Forwarder:
             except TimeoutError:
                 troubles.append(f"{upstream} did not answer")
             except (OSError, EOFError, DNSException) as error:
+                if isinstance(error, OSError) and scarce(
+                    error
+                ):  # ours: it was not asked, and neither would the next be
+                    if before is not None:
+                        self._resting[upstream] = before
+                    troubles.append(f"there is no room for a question to {upstream} ({error.strerror})")
+                    break
                 troubles.append(f"{upstream}: {error or type(error).__name__}")
             else:
                 self._resting.pop(upstream, None)  # it is alive, whatever it says about this question

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from undercroft.channel import Channel, Failure, close_all, peer, reachable
+from undercroft.channel import Arrivals, Channel, Failure, close_all, reachable
 from undercroft.dns.messages import (
     Answer,
     Forget,
@@ -57,13 +57,15 @@ class NameProcess:
         self._sockets: dict[str, tuple[socket.socket, socket.socket]] = {}
         """Copies of what each network is served by, to be handed out again."""
         self._clients: set[_Client] = set()
+        self._arrivals: Arrivals | None = None
 
     def start(self) -> None:
-        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+        self._arrivals = Arrivals(self._listener, self._arrived, _log.warning)
 
     async def close(self) -> None:
         """Stop serving, and hang up."""
-        asyncio.get_running_loop().remove_reader(self._listener)
+        if self._arrivals is not None:
+            self._arrivals.close()
         self._listener.close()
         for client in list(self._clients):
             client.close()
@@ -71,16 +73,7 @@ class NameProcess:
         for network in list(self._sockets):
             self._drop(network)
 
-    def _accept(self) -> None:
-        try:
-            connected, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        _, user = peer(connected)
-        if user not in (0, os.geteuid()):
-            _log.warning("connection refused", user=user)
-            connected.close()
-            return
+    def _arrived(self, connected: socket.socket) -> None:
         self._clients.add(_Client(connected, self))
 
     def lost(self, client: _Client) -> None:

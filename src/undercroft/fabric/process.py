@@ -38,7 +38,7 @@ from pathlib import Path
 import msgspec
 
 from undercroft.capacity import exhausted, raise_descriptor_limit
-from undercroft.channel import Channel, Failure, peer, reachable
+from undercroft.channel import Arrivals, Channel, Failure, reachable
 from undercroft.errors import InvalidInput, LocalProblem, UndercroftError
 from undercroft.fabric.driver import Driver, LoopbackDriver, NamespaceDriver
 from undercroft.fabric.interface import InterfaceDriver, InterfaceOptions, take_away
@@ -168,16 +168,7 @@ class _Server:
         self.finished = asyncio.Event()
         self._clients: set[_Client] = set()
 
-    def accept(self, listener: socket.socket) -> None:
-        try:
-            connected, _ = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        _, user = peer(connected)
-        if user not in (0, os.geteuid()):
-            print(f"fabric: refused a connection of user {user}.", file=sys.stderr)
-            connected.close()
-            return
+    def arrived(self, connected: socket.socket) -> None:
         self._clients.add(_Client(connected, self))
 
     def lost(self, client: _Client) -> None:
@@ -327,11 +318,11 @@ async def _serve(listener: socket.socket, driver: Driver, ready: Callable[[], No
     loop.add_signal_handler(signal.SIGTERM, server.finished.set)
     # Ctrl-C goes to the whole foreground group; whoever started us decides. Not SIG_IGN: VMs' processes would inherit it.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
-    loop.add_reader(listener, server.accept, listener)
+    arrivals = Arrivals(listener, server.arrived, lambda text: print(f"fabric: {text}", file=sys.stderr))
     ready()
     try:
         await server.finished.wait()
     finally:
-        loop.remove_reader(listener)
+        arrivals.close()
         server.end()
         server.close()
