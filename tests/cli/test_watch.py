@@ -59,6 +59,22 @@ def test_a_file_that_somebody_else_wrote_is_not_replaced(format: str, tmp_path: 
     assert kept.update(plan()) is not None
 
 
+@pytest.mark.parametrize("format", ["bind", "unbound", "dnsmasq", "coredns", "windows"])
+def test_the_export_of_one_vault_does_not_replace_that_of_another(format: str, tmp_path: Path) -> None:
+    kept = KeptFiles(format, tmp_path / "out")
+    kept.update(plan())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = Requirements.of(
+        [source({"other.example": ("10.20.1.30",)}, "another")],
+        (),
+        backup_suffix="backup.windowsazure.com",
+        deployment="undercroft.internal",
+    )
+    with pytest.raises(Conflict, match=r"is the export of 'door \(rg\)', and that of 'another \(rg\)' would"):
+        kept.update(plan(needs=other))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_hosts_file_keeps_its_inode_and_its_owners_lines(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     path.write_bytes(b"127.0.0.1 localhost\r\n10.0.0.9 \xff\n")

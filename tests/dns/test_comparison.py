@@ -15,8 +15,10 @@ import dns.rrset
 import pytest
 
 from tests.dns.loopback import BLOB, Serve, zone
+from undercroft.cli.comparisons import summary
+from undercroft.cli.names import dns_lookup
 from undercroft.dns import observations
-from undercroft.dns.comparison import Verdict, advice, compare
+from undercroft.dns.comparison import Comparison, State, Verdict, advice, compare
 from undercroft.dns.observations import (
     HOSTS_FILE,
     OWN_NAMES,
@@ -160,7 +162,9 @@ def test_nobody_there_is_found_out_once_for_all_names() -> None:
 def test_a_resolver_that_waits_for_others_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """As BIND does in a network without internet about a domain that it should forward and does not."""
     monkeypatch.setattr(observations, "_SECONDS", 0.2)
+    monkeypatch.setattr(observations, "_PATIENCE", 0.1)
     asked: list[str] = []
+    told: list[str] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
 
@@ -183,15 +187,15 @@ def test_a_resolver_that_waits_for_others_is_not_taken_for_dead(monkeypatch: pyt
         thread.start()
         port = server.getsockname()[1]
         try:
-            said = observe(
-                ("login.undercroft.internal", "b.undercroft.internal", NAME), ResolverAddress("127.0.0.1", port), 2
-            )
+            names = ("login.undercroft.internal", "b.undercroft.internal", NAME)
+            said = observe(names, ResolverAddress("127.0.0.1", port), 2, told.append)
         finally:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
                 last.sendto(b"", ("127.0.0.1", port))
             thread.join()
     assert [one.outcome for one in said] == ["failed"] * 4 + ["answered"] * 2
     assert "although it answers other questions" in said[0].reason
+    assert told[0] == f"waiting for what 127.0.0.1:{port} says of login.undercroft.internal", "while it waits"
     assert set(asked) == {"login.undercroft.internal"}, "one name of a domain is enough to wait for"
     comparison = compare((REQUIRED.login, *REQUIRED.names), said, PUBLIC, {})[0]
     words = "\n".join(advice(REQUIRED, comparison))
@@ -213,3 +217,27 @@ def test_name_files_of_a_host_are_read(tmp_path: Path) -> None:
 def test_what_is_no_resolver_is_refused(text: str) -> None:
     with pytest.raises(InvalidParameter, match="ADDRESS"):
         ResolverAddress.parse(text)
+
+
+def test_a_resolvers_trouble_is_said_once_however_often_it_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert dns_lookup("a.example", server=server) == 1
+    assert capsys.readouterr().out.splitlines()[1] == f"** can't find a.example: {server}: The DNS operation timed out."
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong", "words"),
+    [
+        (1, 0, "the one name is as it should be"),
+        (2, 0, "all 2 names are as they should be"),
+        (1, 1, "1 of 1 names is not as needed"),
+        (2, 2, "2 of 2 names are not as needed"),
+    ],
+)
+def test_one_name_is_one_name(names: int, wrong: int, words: str) -> None:
+    ok: State = "ok"
+    bad: State = "wrong"
+    verdicts = tuple(Verdict(REQUIRED.names[0], bad if number < wrong else ok, "") for number in range(names))
+    assert summary(Comparison("10.20.1.4", verdicts)) == words

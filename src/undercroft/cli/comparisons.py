@@ -28,7 +28,7 @@ from undercroft.dns.observations import OWN_NAMES, Observation, ResolverAddress
 from undercroft.dns.requirements import Requirements
 from undercroft.errors import Unavailable
 
-__all__ = ["diff", "observe"]
+__all__ = ["diff", "observe", "summary"]
 
 DIFFERENT, NOT_ASKED = 1, 2
 
@@ -91,7 +91,7 @@ def observe(
     from undercroft.dns.observations import observe as observed
 
     resolver = None if server is None else ResolverAddress.parse(server)
-    print(msgspec.json.encode(observed(names, resolver, times)).decode())
+    print(msgspec.json.encode(observed(names, resolver, times, _waiting)).decode())
 
 
 def _observed(
@@ -100,7 +100,7 @@ def _observed(
     if vm is None:
         from undercroft.dns.observations import observe as observed
 
-        return observed(names, server, times)
+        return observed(names, server, times, _waiting)
     command = (sys.executable, "-m", "undercroft.cli", "dns", "observe", *names, "--times", str(times))
     if server is not None:
         command = (*command, "--server", str(server))
@@ -111,19 +111,28 @@ def _observed(
         raise Unavailable(f"Asking from the VM '{vm}' failed with status {status}.", code="VmNotReady") from error
 
 
+def _waiting(what: str) -> None:
+    print(f"{what} …", file=sys.stderr, flush=True)
+
+
 def _others(arm: Arm, required: Requirements) -> dict[IPv4Address, str]:
     """Addresses of every other endpoint, so that an answer that leads to one of them can be named."""
     ours = {address for name in required.names for address in name.addresses}
     return {address: name for address, name in addresses_of_endpoints(arm).items() if address not in ours}
 
 
-def _report(required: Requirements, comparison: Comparison, asker: str) -> None:
+def summary(comparison: Comparison) -> str:
     total, wrong = len(comparison.verdicts), len(comparison.different) + len(comparison.unreachable)
-    if not total:
+    if wrong:
+        return f"{wrong} of {total} names {'is' if wrong == 1 else 'are'} not as needed"
+    return "the one name is as it should be" if total == 1 else f"all {total} names are as they should be"
+
+
+def _report(required: Requirements, comparison: Comparison, asker: str) -> None:
+    if not comparison.verdicts:
         return  # the hosts file has every name
-    summary = f"all {total} names as they should be" if not wrong else f"{wrong} of {total} names are not as needed"
     asked = "hosts file, then resolvers" if comparison.asked == OWN_NAMES else comparison.asked
-    print(f"{asked}, asked from {asker}: {summary}")
+    print(f"{asked}, asked from {asker}: {summary(comparison)}")
     for verdict in comparison.verdicts:
         if verdict.state != "ok":
             needed = ", ".join(map(str, verdict.name.addresses)) or "an address"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from undercroft.dns.exports import hosts
 from undercroft.dns.exports.formats import SEVERAL_FILES, render
-from undercroft.dns.exports.plan import ConfigurationFile, Plan, stamp_in
+from undercroft.dns.exports.plan import ConfigurationFile, Plan, stamp_in, title_in
 from undercroft.errors import Conflict, InvalidInput
 
 __all__ = ["KeptFiles"]
@@ -58,7 +58,7 @@ class KeptFiles:
             before[self.path(file)] == file.text for file in render(self.format, plan.at(written))
         ):
             return None
-        _check_ours(before)
+        _check_ours(before, plan.title)
         gone = self._left_over(set(before)) if self.format in SEVERAL_FILES else {}
         self.reload_mark.touch()
         for file in reversed(files):
@@ -92,7 +92,7 @@ class KeptFiles:
         return _changes(ours, block)
 
 
-def _check_ours(files: Mapping[Path, str]) -> None:
+def _check_ours(files: Mapping[Path, str], title: str) -> None:
     """``--out /etc/unbound/unbound.conf`` is soon typed, and would be the end of somebody's configuration."""
     for path, text in files.items():
         if text.strip() and stamp_in(text) is None:
@@ -100,6 +100,13 @@ def _check_ours(files: Mapping[Path, str]) -> None:
                 f"{path} has something in it that 'dns export' did not write, and would be replaced. Give another --out and include "
                 "that, or move the file away.",
                 code="ForeignFile",
+                target="--out",
+            )
+        if (other := title_in(text)) is not None and other != title:
+            raise Conflict(
+                f"{path} is the export of '{other}', and that of '{title}' would replace it. Give each its own --out, export both at once "
+                "(several --endpoint, or --vault), or remove the file if it is no longer needed.",
+                code="ExportOfOthers",
                 target="--out",
             )
 

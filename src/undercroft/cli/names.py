@@ -126,12 +126,26 @@ def dns_lookup(
         print(f"** can't find {name}: NXDOMAIN")
         return 1
     except dns.exception.DNSException as error:
-        print(f"** can't find {name}: {error}")
+        print(f"** can't find {name}: {_trouble(error)}")
         return 1
     print(f"Name: {answer.canonical_name.to_text(omit_final_dot=True)}")
     for record in answer:
         print(f"Address: {record.to_text()}")
     return 0
+
+
+def _trouble(error: Exception) -> str:
+    """Each resolver's trouble once, however often it was asked."""
+    tried = getattr(error, "kwargs", {}).get("errors") or ()
+    return "; ".join(dict.fromkeys(f"{_address(server)}: {trouble}" for server, _, _, trouble, _ in tried)) or str(
+        error
+    )
+
+
+def _address(server: str) -> str:
+    """Of a resolver as dnspython has it, ``Do53:10.0.0.5@53``."""
+    host, _, port = server.removeprefix("Do53:").rpartition("@")
+    return str(ResolverAddress(host, int(port))) if host and port.isdigit() else server
 
 
 def zone_id(arm: Arm, group: str, zone: str) -> ResourceId:

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from undercroft.cli.local import HomeOption, home_of
 from undercroft.cli.management import (
+    Arm,
     GroupOption,
     JsonOption,
     LocationOption,
@@ -72,8 +73,26 @@ def list_(*, home: HomeOption, as_json: JsonOption = False) -> None:
     """List VMs."""
     arm = connect(home)
     vms = arm.list(arm.id(), f"providers/{COMPUTE[0]}/{COMPUTE[1]}")
-    rows = [{**vm, "group": vm["id"].split("/")[4]} for vm in vms]
-    show(vms) if as_json else table(rows, (("Name", "name"), ("Resource group", "group"), ("Location", "location")))
+    if as_json:
+        show(vms)
+        return
+    addresses = _addresses(arm)
+    rows = [{**vm, "group": vm["id"].split("/")[4], "addresses": addresses.get(vm["id"].lower(), [])} for vm in vms]
+    columns = (("Name", "name"), ("Resource group", "group"), ("Location", "location"), ("Addresses", "addresses"))
+    table(rows, columns)
+
+
+def _addresses(arm: Arm) -> dict[str, list[str]]:
+    """Of every VM, by its id in lower case."""
+    found: dict[str, list[str]] = {}
+    for interface in arm.list(arm.id(), "providers/Microsoft.Network/networkInterfaces"):
+        properties = interface["properties"]
+        if (vm := properties.get("virtualMachine")) is not None:
+            configurations = properties["ipConfigurations"]
+            found.setdefault(vm["id"].lower(), []).extend(
+                one["properties"]["privateIPAddress"] for one in configurations
+            )
+    return found
 
 
 @_vm.command(name="delete")

@@ -13,7 +13,7 @@ from typing import Literal
 from undercroft.dns.observations import HOSTS_FILE, OWN_NAMES, Observation
 from undercroft.dns.requirements import AZURE_DNS, RequiredName, Requirements
 
-__all__ = ["Comparison", "Verdict", "advice", "compare"]
+__all__ = ["Comparison", "State", "Verdict", "advice", "compare"]
 
 State = Literal["ok", "missing", "wrong", "intermittent", "failed", "unreachable"]
 

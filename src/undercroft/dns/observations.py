@@ -6,7 +6,9 @@ Runs where the question is to be asked from: ``dns diff --from VM`` starts it in
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -36,6 +38,8 @@ _SECONDS = 5.0
 _NO_ANSWER = "no answer within"
 _ATTEMPTS = 2
 """As the C library has it (resolv.conf(5)): who needs longer is no use to a program either."""
+_PATIENCE = 2.0
+"""Seconds until a person should be told what is being waited for: a name may take twenty."""
 _SIGN_OF_LIFE = 1.0
 """Seconds for a question that a resolver need ask nobody else about."""
 
@@ -78,9 +82,15 @@ class ResolverAddress(msgspec.Struct, frozen=True):
         return self.host if self.port == 53 else f"{self.host}:{self.port}"
 
 
-def observe(names: Iterable[str], server: ResolverAddress | None, times: int) -> list[Observation]:
+def observe(
+    names: Iterable[str],
+    server: ResolverAddress | None,
+    times: int,
+    waiting: Callable[[str], None] = lambda _: None,
+) -> list[Observation]:
     """Every name, ``times`` times, of the server; without one, of this host's own names and of each of its resolvers, unless the
-    hosts file has the name: it wins over all of them. Raises ``InvalidParameter`` for what is no name, before anything is asked."""
+    hosts file has the name: it wins over all of them. Raises ``InvalidParameter`` for what is no name, before anything is asked. ``waiting`` is told, from a thread, of each question
+    that takes long."""
     names = tuple(names)
     for name in names:
         _query(name)
@@ -95,7 +105,11 @@ def observe(names: Iterable[str], server: ResolverAddress | None, times: int) ->
         domain = name.partition(".")[2]
         for _ in range(times):
             known = gave_up.get((asked, "")) or gave_up.get((asked, domain))
-            said = question() if known is None else msgspec.structs.replace(known, name=name)
+            if known is None:
+                with _told(waiting, f"waiting for what {_in_words(asked)} of {name}"):
+                    said = question()
+            else:
+                said = msgspec.structs.replace(known, name=name)
             if said.outcome == "silent":
                 gave_up[asked, ""] = said
             elif said.reason.startswith(_NO_ANSWER):
@@ -109,6 +123,21 @@ def observe(names: Iterable[str], server: ResolverAddress | None, times: int) ->
             for resolver in resolvers:
                 note(str(resolver), name, partial(ask, resolver, name))
     return found
+
+
+@contextmanager
+def _told(waiting: Callable[[str], None], what: str) -> Iterator[None]:
+    timer = threading.Timer(_PATIENCE, waiting, (what,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _in_words(asked: str) -> str:
+    return "this host's resolvers say" if asked == OWN_NAMES else f"{asked} says"
 
 
 def hosts_file(path: Path = Path("/etc/hosts")) -> frozenset[str]:

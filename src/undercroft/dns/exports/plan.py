@@ -11,10 +11,12 @@ from typing import Literal
 
 from undercroft.dns.requirements import Requirements
 
-__all__ = ["ConfigurationFile", "Mode", "Plan", "Renderer", "stamp_in"]
+__all__ = ["ConfigurationFile", "Mode", "Plan", "Renderer", "stamp_in", "title_in"]
 
 Mode = Literal["forward", "records"]
 
+_OPENING = "Undercroft dns export of private endpoints: "
+_TITLE = re.compile(re.escape(_OPENING) + "(.+)")
 _STAMP = re.compile(r"\bwritten[\": ]+(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)")
 
 
@@ -56,7 +58,7 @@ class Plan:
     def header(self, comment: str, apply: tuple[str, ...]) -> str:
         """The opening comment; ``apply`` is how the files are put to use on this server."""
         lines = [
-            f"Undercroft dns export of private endpoints: {self.title}",
+            f"{_OPENING}{self.title}",
             f"written {self.moment}; mode {self.mode}",
             *apply,
         ]
@@ -79,3 +81,9 @@ def stamp_in(text: str) -> datetime | None:
     """When a file of ours was written, by its own word."""
     found = _STAMP.search(text)
     return None if found is None else datetime.strptime(found[1], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def title_in(text: str) -> str | None:
+    """What a file of ours is about, by its own word; None where its format has no comments."""
+    found = _TITLE.search(text)
+    return None if found is None else found[1].rstrip()
