@@ -101,7 +101,8 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], str]] = {
     "names": of_names,
     "networks": of_networks,
 }
-TITLES_OF_PARTS = {"names": "## Names", "networks": "## Networks"}
+TITLES_OF_PARTS = {"names": "## Names", "networks": "## Networks", "soak": "## Soak"}
+"""``soak`` is made by ``scripts/soak --write``."""
 
 
 def section(title: str, repetitions: int, lines: list[str]) -> str:
@@ -120,7 +121,7 @@ def publish(part: str, text: str, file: Path | None) -> None:
         return
     before = parts_of(file.read_text("utf-8")) if file.exists() else {}
     before[part] = text
-    file.write_text("\n".join(before[name].rstrip() + "\n" for name in PARTS if name in before), "utf-8")
+    file.write_text("\n".join(before[name].rstrip() + "\n" for name in (*PARTS, "soak") if name in before), "utf-8")
 
 
 def parts_of(text: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from bench.__main__ import PARTS, parts_of, publish
 from bench.latency import Percentiles
 from bench.networks import Networks, render
 from bench.scale import Scale
+from bench.soak import section
 
 BACKUP = "# Benchmark\n\nMeasured.\n\n## Data\n\n| set |\n| --- |\n\nA last word.\n"
 
@@ -23,6 +24,12 @@ def test_a_part_takes_its_own_place(tmp_path: Path, capsys: pytest.CaptureFixtur
     text = file.read_text("utf-8")
     assert text == f"{BACKUP}\n## Names\n\nnames\n\n## Networks\n\nsecond\n"
     assert list(parts_of(text)) == list(PARTS)
+    publish("soak", section(["2 cores"], ["netns: 5 cycles in 2 s", "rootless: 5 cycles in 2 s"]), file)
+    publish("networks", "## Networks\n\nthird\n", file)
+    begun, _, soaked = file.read_text("utf-8").partition("\n\nthird\n\n## Soak\n\n")
+    assert begun.endswith("## Networks") and soaked.endswith(
+        "\n\nnetns: 5 cycles in 2 s\n\nrootless: 5 cycles in 2 s\n"
+    )
     publish("backup", "# Benchmark\n\nanew\n", file)
     assert file.read_text("utf-8").startswith("# Benchmark\n\nanew\n\n## Names\n")
     assert "second" in capsys.readouterr().out
