@@ -279,6 +279,14 @@ def test_points_that_are_not_there(host: Host, tmp_path: Path) -> None:
     host.restore(tmp_path / "restored", done.point[:8])
 
 
+def test_the_latest_point_is_found_on_the_first_page(host: Host, tmp_path: Path) -> None:
+    done = [host.back_up() for _ in range(3)]  # a page of the peer is two
+    host.peer.seen.clear()
+    assert host.restore(tmp_path / "newest").point.id == done[-1].point
+    assert sum("/v1/points" in path for *_, path in host.peer.seen) == 1
+    assert host.restore(tmp_path / "oldest", done[0].point).point.id == done[0].point
+
+
 def test_a_folder_that_is_not_empty_is_refused_and_the_service_is_told(host: Host, tmp_path: Path) -> None:
     host.back_up()
     with pytest.raises(Conflict, match="not empty"):

@@ -17,7 +17,7 @@ from undercroft.errors import Unavailable
 from undercroft.state import schema
 from undercroft.store.faulty import Fault, Faults, FaultyStore
 from undercroft.store.memory import MemoryStore
-from undercroft.vault import containers, points
+from undercroft.vault import containers, paths, points
 
 
 async def test_register_back_up_list_restore(plane: Plane) -> None:
@@ -278,6 +278,17 @@ async def test_points_and_objects_are_answered_a_page_at_a_time(plane: Plane, mo
     for mark in ("x", "%ff", "", "YWJj", "a" * 3000):
         answer = await agent.call("GET", "rec2", f"/v1/points?after={mark}")
         assert answer.status == 400, mark
+
+
+async def test_a_leg_is_told_once_in_a_call(plane: Plane) -> None:
+    """Each counts as one fallback."""
+    agent = await plane.registered()
+    leg = {"leg": "backup", "because": "NXDOMAIN"}
+    answer = await agent.call("POST", "fc1", "/v1/paths", {"legs": [leg] * 2})
+    assert answer.status == 400 and "a leg is there twice" in answer.json["error"]["message"]
+    assert (await agent.call("POST", "fc1", "/v1/paths", {"legs": [leg, {"leg": "blob"}]})).status == 204
+    seen = plane.database.transact(lambda connection: paths.of_container(connection, agent.container_id))
+    assert [one.fallbacks for one in seen if one.leg == "backup"] == [1]
 
 
 async def test_accounts_wait_for_the_endpoint_but_not_on_the_public_side(plane: Plane) -> None:

@@ -206,6 +206,10 @@ class Paths(_In, frozen=True):
     legs: Annotated[tuple[TakenLeg, ...], msgspec.Meta(max_length=4)]
     job_id: Id | None = None
 
+    def __post_init__(self) -> None:
+        if len({taken.leg for taken in self.legs}) < len(self.legs):  # each counts as a way that was taken
+            raise ValueError("a leg is there twice")
+
 
 class ErrorText(_Out, frozen=True):
     code: str

@@ -112,13 +112,15 @@ class Sessions:
         folder = self.folder(vault, container)
         if folder is None:
             return ObjectList((), None)
-        found = [
-            (info.modified.isoformat(timespec="microseconds"), info.name, info)
-            async for info in self._store.list(f"{folder}{kind}/")
-        ]
-        found.sort(key=lambda entry: entry[:2])
-        if after is not None:
-            found = [entry for entry in found if entry[:2] > (after[0], folder + after[1])]
+        start = ("", "") if after is None else (after[0], folder + after[1])
+        found: list[tuple[str, str, ObjectInfo]] = []
+        async for info in self._store.list(f"{folder}{kind}/"):
+            entry = (info.modified.isoformat(timespec="microseconds"), info.name, info)
+            if entry[:2] > start:
+                found.append(entry)
+            if len(found) > 2 * pages.LONGEST:  # a folder may have many times what a page shows
+                _keep_oldest(found)
+        _keep_oldest(found)
         shown = found[: pages.LONGEST]
         entries = [ObjectEntry(name[len(folder) :], info.size, await self._digest(info)) for _, name, info in shown]
         more = pages.mark(shown[-1][0], entries[-1].name) if len(found) > len(shown) else None
@@ -298,3 +300,9 @@ class Sessions:
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:
     yield body
+
+
+def _keep_oldest(found: list[tuple[str, str, ObjectInfo]]) -> None:
+    """Those of a page and one more, which says that there is another page."""
+    found.sort(key=lambda entry: entry[:2])
+    del found[pages.LONGEST + 1 :]
