@@ -93,6 +93,30 @@ def test_what_is_written_by_hand_wins_until_it_is_deleted(tmp_path: Path, kind: 
         state.transact(check)
 
 
+def test_a_vm_is_registered_again_when_the_endpoints_record_of_its_name_goes(tmp_path: Path) -> None:
+    def check(connection: Connection) -> None:
+        network = world.network(connection)
+        subnet = world.subnet(connection, network)
+        vault = world.vault(connection)
+        zone = world.zone(connection, "privatelink.we.backup.windowsazure.com")
+        link(connection, zone, network)
+        endpoint = world.endpoint(connection, subnet, vault)
+        targets = world.zone_group(connection, endpoint, [zone])
+        owned = allocations.of_owner(connection, endpoint.key)
+        name = zones.endpoint_records(targets, owned)[0][1]
+        world.machine(connection, subnet, name)
+        registration.follow_network(connection, network)
+        mine = shown(connection, zone)[name]
+        assert mine[2]
+        zones.write_records(connection, endpoint, targets, owned, 10)
+        assert not shown(connection, zone)[name][2]
+        assert registration.remove_records(connection, targets, owned) == {zone.lower()}
+        assert shown(connection, zone) == {name: mine}
+
+    with world.database(tmp_path) as state:
+        state.transact(check)
+
+
 def test_vms_of_one_name_share_the_record_set(tmp_path: Path) -> None:
     def check(connection: Connection) -> None:
         zone = world.zone(connection, "corp.example")

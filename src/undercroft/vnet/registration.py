@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import structlog
 from sqlalchemy import Connection, func, select
 
 from undercroft.state.schema import record_sets, zone_links
 from undercroft.vnet import interfaces, zones
-from undercroft.vnet.zones import RecordSet
+from undercroft.vnet.allocations import Allocation
+from undercroft.vnet.zones import RecordSet, ZoneTarget
 
-__all__ = ["TTL", "follow_network", "follow_zones", "give_way", "registration_zone"]
+__all__ = ["TTL", "follow_network", "follow_zones", "give_way", "registration_zone", "remove_records"]
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +50,15 @@ def give_way(connection: Connection, zone_key: str, name: str) -> None:
     before = zones.get_record_set(connection, zone_key, name, "A")
     if before is not None and before.registered:
         zones.delete_record_set(connection, zone_key, name, "A")
+
+
+def remove_records(connection: Connection, targets: Sequence[ZoneTarget], gone: Sequence[Allocation]) -> frozenset[str]:
+    """``zones.remove_records``, and the VMs whose names those records had are registered again."""
+    changed = zones.remove_records(connection, targets, gone)
+    if changed:
+        registering = select(zone_links.c.zone_key).where(zone_links.c.zone_key.in_(changed), zone_links.c.registers)
+        follow_zones(connection, set(connection.execute(registering).scalars()))
+    return changed
 
 
 def _follow(connection: Connection, zone_key: str) -> bool:

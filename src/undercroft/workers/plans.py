@@ -34,6 +34,7 @@ from undercroft.vnet import (
     networks,
     publicside,
     reach,
+    registration,
     security_groups,
     sites,
     zones,
@@ -260,7 +261,9 @@ def retreat_and_grow(connection: Connection, plan: NetworkPlan) -> tuple[Network
     for endpoint in fresh.endpoints:
         if endpoint.lost:
             allocations.set_ready(connection, [one.id for one in endpoint.lost], False)
-            changed |= zones.remove_records(connection, zones.group_of(connection, endpoint.record.key), endpoint.lost)
+            changed |= registration.remove_records(
+                connection, zones.group_of(connection, endpoint.record.key), endpoint.lost
+            )
         missing = 0
         if endpoint.wanting:
             subnet = networks.get_subnet(connection, endpoint.record.value.subnet_key)
@@ -296,7 +299,7 @@ def advance(connection: Connection, plan: NetworkPlan, ttl: int) -> frozenset[st
             allocations.set_ready(connection, [one.id for one in made], True)
             changed |= zones.write_records(connection, endpoint.record, targets, made, ttl)
         else:
-            changed |= zones.remove_records(connection, targets, made)
+            changed |= registration.remove_records(connection, targets, made)
     return changed
 
 
@@ -312,7 +315,7 @@ def withhold(connection: Connection, plan: NetworkPlan, refused: Mapping[IPv4Add
             endpoints.set_conflicts(connection, endpoint.record, conflicts)
         if shown := [one for one in hit if one.ready]:
             allocations.set_ready(connection, [one.id for one in shown], False)
-            changed |= zones.remove_records(connection, zones.group_of(connection, endpoint.record.key), shown)
+            changed |= registration.remove_records(connection, zones.group_of(connection, endpoint.record.key), shown)
     return changed
 
 

@@ -15,7 +15,7 @@ from undercroft.errors import Conflict, InvalidParameter
 from undercroft.names import ResourceId
 from undercroft.providers.collaborators import Collaborators, Echo, answer, deletion, enqueue_networks, reading
 from undercroft.providers.network.private_endpoints import record
-from undercroft.vnet import allocations, zones
+from undercroft.vnet import allocations, registration, zones
 from undercroft.vnet.endpoints import PrivateEndpoint
 from undercroft.vnet.zones import GROUP_TYPE, ZoneGroup, ZoneTarget
 
@@ -87,7 +87,9 @@ def remove(
     endpoint_id = group_id.parent
     if group is None or endpoint_id is None:
         return None
-    changed = zones.remove_records(connection, group.body.targets, allocations.of_owner(connection, endpoint_id.key))
+    changed = registration.remove_records(
+        connection, group.body.targets, allocations.of_owner(connection, endpoint_id.key)
+    )
     resources.delete(connection, group_id, if_match=if_match)
     return enqueue_networks(parts, connection, [zones.RECORDS] if changed else [])
 
@@ -121,7 +123,7 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
             before = zones.group_of(connection, endpoint.key)
             kept = {target.zone_id.lower() for target in targets}
             dropped = [target for target in before if target.zone_id.lower() not in kept]
-            changed = zones.remove_records(connection, dropped, owned)
+            changed = registration.remove_records(connection, dropped, owned)
             created = resources.put(
                 connection,
                 call.id,

@@ -31,7 +31,7 @@ from undercroft.providers.collaborators import (
 )
 from undercroft.vault import connections, demand, members, vaults
 from undercroft.vault.connections import Status
-from undercroft.vnet import allocations, endpoints, networks, zones
+from undercroft.vnet import allocations, endpoints, networks, registration, zones
 from undercroft.vnet.endpoints import ENDPOINT_TYPE, EndpointRecord, Group, PrivateEndpoint
 from undercroft.vnet.interfaces import NetworkInterface
 
@@ -205,7 +205,7 @@ def remove(
         return None
     etags.check(found.etag, if_match, None)
     targets = zones.group_of(connection, found.key)
-    changed = zones.remove_records(connection, targets, allocations.of_owner(connection, found.key))
+    changed = registration.remove_records(connection, targets, allocations.of_owner(connection, found.key))
     allocations.release(connection, found.key)
     state = connections.of_endpoint(connection, found.key)
     if state is not None:
