@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
@@ -134,12 +135,23 @@ class Home:
         return self.run / "dns.sock"
 
     @property
+    def data_socket(self) -> Path:
+        return self.run / "data.sock"
+
+    @property
     def connection_file(self) -> Path:
         return self.root / "connection.json"
 
     @property
     def ca_bundle(self) -> Path:
         return self.root / "keys" / "ca.pem"
+
+    def fingerprint(self, settings: Settings) -> str:
+        """Of what two processes of this home must share to trust each other's tokens and names: settings, CA and token keys."""
+        digest = hashlib.sha256(msgspec.json.encode(settings))
+        for path in (self.ca_bundle, self.keys / "token-keys.json"):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
 
     def settings(self) -> Settings:
         """What ``undercroft.toml`` says, over the defaults; an unknown or mistyped setting is an error naming it."""

@@ -3,7 +3,7 @@
 Each class is named for what happened and carries, as class attributes, the code and the HTTP status that the wires show and
 the exit status that the command line returns. The message says what was wrong, where, and what to do next. Exactly one
 renderer per wire turns an error into bytes (ARM JSON in ``arm.errors``, Storage XML in ``dataplane.wire``, the backup
-service's JSON in ``dataplane.backup``, text in ``cli.main``); nothing else writes an error body.
+service's JSON in ``dataplane.refusals``, text in ``cli.main``); nothing else writes an error body.
 
     UndercroftError
     ├── InvalidInput            400  the caller must change the request

@@ -1,7 +1,7 @@
 """The composition root: builds every part of one node, hands each its collaborators, starts and stops them in order.
 
-Nothing else constructs another plane, but for the fabric and the name server, which are processes of their own. Order of start: state
-and keys first (they may refuse), then what answers (data plane), then the world (``Provisioner`` makes the fabric match the state), then the tasks that were left, and last the listener of the host and
+Nothing else constructs another plane, but for the fabric, the name server and the data plane, which are processes of their own. Order of start: state
+and keys first (they may refuse), then what answers (the data plane's process opens them too), then the world (``Provisioner`` makes the fabric match the state), then the tasks that were left, and last the listener of the host and
 ``connection.json``: who can read that file finds everything ready.
 """
 
@@ -31,7 +31,8 @@ from undercroft.clock import Clock, SystemClock
 from undercroft.config import Home, Settings
 from undercroft.control.client import Request
 from undercroft.control.server import ControlServer
-from undercroft.dataplane.server import DataPlane
+from undercroft.dataplane.front import Front
+from undercroft.dataplane.remote import RemoteData
 from undercroft.dns.remote import RemoteNames
 from undercroft.errors import CapabilityMissing, InvalidInput, NotFound, Unavailable, UndercroftError
 from undercroft.fabric.reconnecting import ReconnectingFabric
@@ -90,20 +91,10 @@ class Node:
         self._store = FilesystemStore(home.store)
         self._fabric = ReconnectingFabric(home.fabric_socket)
         manifests = ManifestWriter(self.database, self._store)
-        self._data = DataPlane(
-            database=self.database,
-            store=self._store,
-            tokens=tokens,
-            context=self._context,
-            settings=settings,
-            clock=clock,
-            keep_vault=manifests.write,
-            front=self._front if settings.login_reachable else None,
-        )
+        front = Front(self._at_front, self._context, settings, clock) if settings.login_reachable else None
+        self._data = RemoteData(home.data_socket, lambda: home.fingerprint(settings), front, lambda: self._tasks.wake())
         self._names = RemoteNames(home.names_socket)
-        self._provisioner = Provisioner(
-            self.database, clock, settings, self._fabric, self._data, self._names, self._data.doors
-        )
+        self._provisioner = Provisioner(self.database, clock, settings, self._fabric, self._data, self._names)
         self._tasks = TaskRunner(
             self.database,
             clock,
@@ -158,7 +149,7 @@ class Node:
         # The port is what can be taken by others: it is tried before anything is built.
         self._listener = await Listener.open(self._application.handle, self._context, port)
         self._application.base_url = self._resource_manager
-        await self._data.start()
+        await self._data.connect()
         await self._provisioner.start()
         await self._tasks.start()
         await self._deletion.resume()
@@ -184,8 +175,8 @@ class Node:
         assert self._listener is not None
         return f"https://localhost:{self._listener.port}"
 
-    async def _front(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._application.handle(request)
+    async def _at_front(self, request: web.BaseRequest, address: str) -> web.StreamResponse:
+        return await self._application.handle(request, address)
 
     def _write_connection(self) -> None:
         """Whole or not at all, and never readable by others: it holds the deployment's secret."""
@@ -239,6 +230,10 @@ class Node:
             pids["dns"] = self._names.pid
         else:
             problems.append("The name server is being started again.")
+        if self._data.connected and self._data.pid is not None:
+            pids["data"] = self._data.pid
+        else:
+            problems.append("The data plane is being started again; agents wait for it.")
         return {
             "resourceManager": self._resource_manager,
             "fabric": self._fabric.capabilities.driver,

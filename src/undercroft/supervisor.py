@@ -1,13 +1,14 @@
-"""Starts the processes of one node and keeps them: the fabric, which holds the privilege, the name server, and the node.
+"""Starts the processes of one node and keeps them: the fabric, which holds the privilege, the name server, the data plane, and the node.
 
 The supervisor itself does nothing else, so that it can stay alive while any of them is killed:
 
     fabric dies       a new one is started; the node notices, tells it the desired state again, and takes new listeners
     name server dies  a new one is started; the node notices, and hands it names and sockets again
-    node dies         a new one is started; it adopts the running fabric, whose networks and VMs went on, and the name server
+    data plane dies   the same; agents repeat what was under way
+    node dies         a new one is started; it adopts the running fabric, whose networks and VMs went on, and the other two
     all of us         ``up`` again adopts a fabric that still runs, and starts the rest
 
-Name server and node end with their supervisor (``PR_SET_PDEATHSIG``); the fabric does not, or a crash here would end the users' VMs. A child
+All but the fabric end with their supervisor (``PR_SET_PDEATHSIG``): a crash here must not end the users' VMs. A child
 that dies more than five times in a minute is not started again: then everything is stopped, and its log is named. One that cannot
 be *started* again (a full disk, the other one just dying) is tried again with growing pauses, while the rest goes on.
 """
@@ -33,7 +34,7 @@ from undercroft.fabric.running import running_fabric
 
 __all__ = ["Supervisor", "running_supervisor"]
 
-_ORDER = ("fabric", "dns", "node")
+_ORDER = ("fabric", "dns", "data", "node")
 """In which they are started; they are stopped in the opposite one."""
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
@@ -112,8 +113,7 @@ class Supervisor:
             for child in children:
                 if child.descriptor in ready:
                     del self._children[child.name]
-                    if self._bury(child) == 0 and child.name == "node":  # told to stop through the control socket
-                        return
+                    self._bury(child)
             try:
                 for name in _ORDER:
                     if name not in self._children:
@@ -171,7 +171,7 @@ class Supervisor:
                 command += ["--interface", host.interface, "--address", host.address]
                 command += ["--probe-seconds", str(host.probe_seconds)]
             return command
-        if name == "dns":
+        if name in ("dns", "data"):
             return ["--home", str(home.root)]
         return ["--home", str(home.root), "--port", str(self._port)]
 
@@ -236,7 +236,7 @@ class Supervisor:
             )
         return _Child("fabric", found.pid, os.pidfd_open(found.pid), None)
 
-    def _bury(self, child: _Child) -> int | None:
+    def _bury(self, child: _Child) -> None:
         """Reap a dead child; raises when children die too often to go on."""
         os.close(child.descriptor)
         status = child.process.wait() if child.process is not None else None
@@ -254,7 +254,6 @@ class Supervisor:
                 f"The {child.name} process died {len(deaths)} times within a minute; giving up. See {log}.",
                 code="ProcessKeepsDying",
             )
-        return status
 
     def _take_lock(self) -> None:
         path = self._home.run / "up.pid"

@@ -18,7 +18,7 @@ import undercroft
 from undercroft import errors
 from undercroft.arm import errors as arm_errors
 from undercroft.cli import main as command_line
-from undercroft.dataplane import backup, wire
+from undercroft.dataplane import refusals, wire
 from undercroft.errors import UndercroftError
 
 MESSAGE = "What was wrong <here> & what to do next."
@@ -80,7 +80,7 @@ def test_arm_json(kind: type[UndercroftError]) -> None:
 
 @every_error
 def test_backup_service_json(kind: type[UndercroftError]) -> None:
-    response = backup.render(kind(MESSAGE))
+    response = refusals.render(kind(MESSAGE))
     assert response.status == kind.status
     assert isinstance(response.body, bytes)
     error = json.loads(response.body)["error"]

@@ -15,13 +15,14 @@ from tests.checkout import CHECKOUT
 
 SOURCE = CHECKOUT / "src" / "undercroft"
 
-LEAVES = {"errors", "names", "clock", "trace", "config", "channel", "capacity", "allowance"}
+LEAVES = {"errors", "names", "clock", "trace", "config", "channel", "calls", "capacity", "allowance"}
 LEAF_IMPORTS: dict[str, set[str]] = {
     "errors": set(),
     "names": {"errors"},
     "config": {"errors", "names"},
     "clock": set(),
     "channel": {"capacity", "errors"},
+    "calls": {"channel", "errors"},
     "capacity": {"errors"},
     "allowance": {"clock", "errors"},
     "trace": set(),
@@ -60,11 +61,12 @@ MAY_IMPORT: dict[str, set[str]] = {  # + LEAVES for each
 # Of these packages only the named modules may be imported by those from whom the package itself is kept away.
 ONLY_MODULES: dict[tuple[str, str], set[str]] = {
     ("supervisor", "fabric"): {"client", "running"},
-    ("cli", "fabric"): {"capabilities", "client", "interface", "probe", "running", "specification"},
+    ("cli", "fabric"): {"capabilities", "client", "interface", "probe", "process", "running", "specification"},
     ("cli", "dns"): {"requirements", "exports", "observations", "comparison"},
 }
-# The composition root builds everything but those who use it from outside.
-MAY_IMPORT["node"] = MAY_IMPORT.keys() - {"cli", "agent", "doctor", "lab", "supervisor"}
+# The composition roots: of the data plane's process, and of everything else but those who use it from outside.
+MAY_IMPORT["data"] = {"dataplane", "identity", "state", "store", "vault", "vnet", "workers"}
+MAY_IMPORT["node"] = MAY_IMPORT.keys() - {"cli", "data", "agent", "doctor", "lab", "supervisor"}
 
 
 def packages() -> set[str]:

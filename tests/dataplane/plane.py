@@ -28,6 +28,7 @@ from sqlalchemy import delete, insert, select, update
 
 from undercroft.clock import Clock, SystemClock, timestamp
 from undercroft.config import Home, Settings
+from undercroft.dataplane.front import FRONT, Front
 from undercroft.dataplane.listener import Limits
 from undercroft.dataplane.server import DataPlane
 from undercroft.identity import principals
@@ -146,15 +147,17 @@ class Plane:
             return tuple(make_vault(connection, name, self.clock) for name in ("backup-one", "backup-two"))
 
         self.vault, self.other = self.database.transact(make)
+        context = self.authority.server_context()
+        self._front = Front(self.front, context, self.settings, self.clock) if self.front else None
         self.plane = DataPlane(
             database=self.database,
             store=self.bytes,
             tokens=self.tokens,
-            context=self.authority.server_context(),
+            context=context,
             settings=self.settings,
             clock=self.clock,
             keep_vault=ManifestWriter(self.database, self.bytes).write,
-            front=self.front,
+            divert=self._divert if self._front else None,
             limits=self.limits,
         )
         self.recovered = await self.plane.start()
@@ -175,8 +178,16 @@ class Plane:
     ) -> None:
         await self._stack.aclose()
         await self.plane.close()
+        if self._front is not None:
+            await self._front.close()
         await self.bytes.close()
         self.database.close()
+
+    def _divert(self, door: Door, accepted: socket.socket) -> bool:
+        if self._front is None or door.service not in FRONT:
+            return False
+        self._front.arrive(door.network, accepted)
+        return True
 
     def endpoint(self, vault: VaultRecord) -> str:
         return f"/subscriptions/s/resourcegroups/g/providers/microsoft.network/privateendpoints/pe-{vault.name}"
@@ -190,6 +201,8 @@ class Plane:
 
     def publish(self) -> None:
         self.plane.doors.set_network(NETWORK, self._addresses)
+        if self._front is not None:
+            self._front.doors.set_network(NETWORK, self._addresses)
 
     def remove_endpoint(self, vault: VaultRecord) -> None:
         gone = [address for address, door in self._addresses.items() if door.endpoint == self.endpoint(vault)]

@@ -295,7 +295,7 @@ async def test_a_client_that_asks_first_is_answered_before_its_body(plane: Plane
 
 
 async def test_login_goes_to_the_front_on_its_public_door_only(tmp_path: Path) -> None:
-    async def front(request: web.BaseRequest) -> web.StreamResponse:
+    async def front(request: web.BaseRequest, _address: str) -> web.StreamResponse:
         return web.Response(text=f"front: {request.path} {len(await request.read())}")
 
     async with Plane(tmp_path, front=front) as plane:

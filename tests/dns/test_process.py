@@ -18,8 +18,9 @@ import dns.rcode
 import pytest
 
 from tests.dns.loopback import PUBLIC, sockets
+from undercroft.calls import listen
 from undercroft.clock import ManualClock
-from undercroft.dns.process import NameProcess, listen
+from undercroft.dns.process import NameProcess
 from undercroft.dns.published import Published
 from undercroft.dns.remote import RemoteNames
 from undercroft.dns.server import NameServer

@@ -146,12 +146,12 @@ def test_a_vm_that_floods_one_endpoint_stops_nobody_elses_backup(site: Deploymen
     site.backup(files)
     before = descriptors(site)
     with flooding(site, *door(site)):
-        held = descriptors(site)["node"] - before["node"]
+        held = descriptors(site)["data"] - before["data"]
         (files / "new").write_bytes(os.urandom(100_000))
         assert "private path" in site.backup(files).out
         assert site.points()
         assert site.run("vault", "show", "safe", "-g", GROUP).json["name"] == "safe"
-        log = (site.home / "logs" / "node.log").read_text("utf-8", "replace")
+        log = (site.home / "logs" / "data.log").read_text("utf-8", "replace")
     assert 0 < held <= 80, "what one host may hold of one door is bounded"
     assert "too many of one host" in log, "and it is said"
     assert settle(site, before) == {}, "every descriptor of the flood is closed"

@@ -45,7 +45,7 @@ def test_everything_is_the_same_after_each_kill(deployment: Deployment) -> None:
     deployment.backup(files)
     before = (deployment.points(), configuration(deployment))
 
-    for victim in ("node", "dns", "fabric"):
+    for victim in ("node", "dns", "data", "fabric"):
         pid = deployment.pids()[victim]
         os.kill(pid, signal.SIGKILL)
         eventually(lambda victim=victim, pid=pid: running(deployment).get(victim, pid) != pid)  # type: ignore[misc]
@@ -81,7 +81,7 @@ def test_all_processes_killed_at_once(deployment: Deployment) -> None:
     assert sleeper.stdout is not None
     in_vm = int(sleeper.stdout.readline())
     pids = deployment.pids()
-    for name in ("supervisor", "node", "dns", "fabric"):
+    for name in ("supervisor", "node", "data", "dns", "fabric"):
         os.kill(pids[name], signal.SIGKILL)
     sleeper.wait(30)
     sleeper.stdout.close()
@@ -128,6 +128,20 @@ def test_a_vm_process_survives_the_node(deployment: Deployment) -> None:
     eventually(lambda: gone(pid))
 
 
+def test_a_node_that_is_told_to_end_is_started_again_and_nothing_else_ends(deployment: Deployment) -> None:
+    """Only the supervisor ends a deployment; whoever signals one process of it gets another."""
+    files = deployment.furnished()
+    before = deployment.pids()
+    for victim in ("node", "data"):
+        pid = deployment.pids()[victim]
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda victim=victim, pid=pid: running(deployment).get(victim, pid) != pid)  # type: ignore[misc]
+        eventually(lambda: resolves(deployment))
+    after = deployment.pids()
+    assert {name for name in before if before[name] != after[name]} == {"node", "data"}
+    deployment.backup(files)
+
+
 def test_an_agent_killed_half_way_resumes(deployment: Deployment) -> None:
     files, middle = large(deployment, 4)
     agent = subprocess.Popen(
@@ -138,6 +152,8 @@ def test_an_agent_killed_half_way_resumes(deployment: Deployment) -> None:
     eventually(lambda: len(packs(deployment)) == 2, 60)
     in_vm = agents(files)
     assert in_vm
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in in_vm} == {min(ours + 5, 19)}, "it gives way to others"
     for pid in in_vm:
         os.kill(pid, signal.SIGKILL)
     agent.wait(30)
@@ -153,19 +169,23 @@ def test_an_agent_killed_half_way_resumes(deployment: Deployment) -> None:
     assert contents(restored, files) == contents(files, files)
 
 
-def test_the_service_killed_half_way_loses_nothing(deployment: Deployment) -> None:
-    """An agent that runs on its own in the VM outlives the node, waits for the next one, and finishes."""
+@pytest.mark.parametrize("victim", ["node", "data"])
+def test_the_service_killed_half_way_loses_nothing(deployment: Deployment, victim: str) -> None:
+    """An agent that runs on its own in the VM outlives either process, waits for the next data plane, and finishes."""
     files, middle = large(deployment, 8)
     log = deployment.home.parent / "agent.log"
     agent = shlex.join(held_backup(files, deployment.passphrase, middle, "large-7"))
     deployment.inside("web01", "sh", "-c", f"setsid {agent} >{log} 2>&1 </dev/null & echo $!")
     eventually(lambda: len(packs(deployment)) >= 2, 60)
     acknowledged = packs(deployment)
-    os.kill(deployment.pids()["node"], signal.SIGKILL)
+    pids = deployment.pids()
+    os.kill(pids[victim], signal.SIGKILL)
     assert agents(files), "killed half way"
     middle.unlink()
     eventually(lambda: resolves(deployment), 60)
     eventually(lambda: not agents(files), 120)
+    if victim == "node":
+        assert deployment.pids()["data"] == pids["data"], "the next node goes on with the data plane that is there"
     assert len(deployment.points()) == 1, log.read_text("utf-8")
     assert acknowledged <= packs(deployment)
     restored = deployment.restore(deployment.points()[0]["id"], "restored")

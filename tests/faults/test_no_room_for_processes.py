@@ -36,7 +36,7 @@ def test_a_machine_without_room_for_a_process_is_tried_again(
 
 def test_the_child_that_keeps_dying_is_the_one_that_is_counted(tmp_path: Path) -> None:
     supervisor = Supervisor(Home(tmp_path), 0, "loopback")
-    for name in ("fabric", "dns", "node") * 5:
+    for name in ("fabric", "dns", "data", "node") * 5:
         supervisor._bury(_Child(name, 0, os.open(os.devnull, os.O_RDONLY), None))
     with pytest.raises(Unavailable, match="dns process died 6 times"):
         supervisor._bury(_Child("dns", 0, os.open(os.devnull, os.O_RDONLY), None))

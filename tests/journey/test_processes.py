@@ -13,14 +13,20 @@ from tests.deployment import Deployment
 pytestmark = [pytest.mark.rootless, pytest.mark.slow]
 
 
-def test_the_node_has_no_capability_and_can_gain_none(deployment: Deployment) -> None:
-    lines = Path(f"/proc/{deployment.pids()['node']}/status").read_text("ascii").splitlines()
+@pytest.mark.parametrize("name", ["node", "data", "dns"])
+def test_what_others_talk_to_has_no_capability_and_can_gain_none(deployment: Deployment, name: str) -> None:
+    lines = Path(f"/proc/{deployment.pids()[name]}/status").read_text("ascii").splitlines()
     fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     assert int(fields["CapEff"], 16) == 0
     assert int(fields["CapPrm"], 16) == 0
     assert int(fields["NoNewPrivs"]) == 1
     if os.geteuid() == 0:
         assert int(fields["CapBnd"], 16) == 0
+
+
+def test_bulk_data_gives_way_to_names_and_management(deployment: Deployment) -> None:
+    at = {name: os.getpriority(os.PRIO_PROCESS, pid) for name, pid in deployment.pids().items()}
+    assert at["data"] > at["node"] == at["dns"]
 
 
 def test_secrets_are_readable_by_their_owner_only(deployment: Deployment) -> None:

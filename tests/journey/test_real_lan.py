@@ -130,7 +130,7 @@ def test_up_takes_the_interface_of_the_settings(deployment: LanDeployment) -> No
     assert probe.startswith("driver: host\n")
     assert f"{INTERFACE}: {PREFIX}" in probe
     pids = deployment.pids()
-    for name in ("node", "dns"):  # an ordinary user's capabilities reach the fabric and nobody else
+    for name in ("node", "dns", "data"):  # an ordinary user's capabilities reach the fabric and nobody else
         rights = Path(f"/proc/{pids[name]}/status").read_text("ascii")
         assert "CapEff:\t0000000000000000" in rights and "CapAmb:\t0000000000000000" in rights, name
 
@@ -235,6 +235,6 @@ def test_after_kill_9_of_everything_up_takes_over_and_down_cleans(deployment: La
 
 def kill_all(deployment: LanDeployment) -> None:
     pids = deployment.pids()
-    for name in ("supervisor", "node", "dns", "fabric"):
+    for name in ("supervisor", "node", "data", "dns", "fabric"):
         os.kill(pids[name], signal.SIGKILL)
     eventually(lambda: deployment.run("status", expect=(0, 3)).status == 3)

@@ -15,10 +15,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from tests.fabric.machine import PATHS, PYTHON, Machine, Output, read
+from undercroft.calls import listen
 from undercroft.clock import SystemClock
 from undercroft.config import Home, Settings
+from undercroft.dataplane.process import DataProcess
+from undercroft.dataplane.remote import RemoteData
 from undercroft.dataplane.server import DataPlane
-from undercroft.dns.process import NameProcess, listen
+from undercroft.dns.process import NameProcess
 from undercroft.dns.remote import RemoteNames
 from undercroft.dns.server import NameServer
 from undercroft.errors import LocalProblem, Unavailable
@@ -156,18 +159,27 @@ async def node(folder: Path, machine: Machine, **settings: Any) -> AsyncIterator
     try:
         made = deployment.ensure(database, home, clock)
         store = MemoryStore(clock)
-        data = DataPlane(
-            database=database,
-            store=store,
-            tokens=Tokens(home, made.tenant_id, clock),
-            context=CertificateAuthority(home, chosen.suffixes, clock).server_context(),
-            settings=chosen,
-            clock=clock,
-            keep_vault=ManifestWriter(database, store).write,
+        serving = DataProcess(
+            lambda divert: DataPlane(
+                database=database,
+                store=store,
+                tokens=Tokens(home, made.tenant_id, clock),
+                context=CertificateAuthority(home, chosen.suffixes, clock).server_context(),
+                settings=chosen,
+                clock=clock,
+                keep_vault=ManifestWriter(database, store).write,
+                divert=divert,
+            ),
+            lambda: "",
+            listen(home.data_socket),
         )
-        provisioner = Provisioner(database, clock, chosen, fabric, data, names, data.doors)
+        serving.start()
+        data = RemoteData(home.data_socket, lambda: "", None, lambda: None)
+        await data.connect()
+        assert serving.plane is not None
+        provisioner = Provisioner(database, clock, chosen, fabric, data, names)
         try:
-            yield Node(machine, database, fabric, provisioner, data, chosen)
+            yield Node(machine, database, fabric, provisioner, serving.plane, chosen)
         finally:
             await provisioner.close()
             fabric.countdown = 0
@@ -176,6 +188,7 @@ async def node(folder: Path, machine: Machine, **settings: Any) -> AsyncIterator
                 await names.stop(network)
                 await fabric.remove(network)
             await data.close()
+            await serving.close()
             await fabric.close()
     finally:
         await names.close()

@@ -67,6 +67,7 @@ class Exchange:
     """One request on its way down the chain. Fields are filled by the link that is named beside them."""
 
     request: web.BaseRequest
+    address: str
     correlation: Correlation
     base_url: str
     segments: tuple[str, ...] = ()
@@ -124,7 +125,7 @@ class Application:
         return None
 
     async def address(self, exchange: Exchange) -> Reply | None:
-        self._allowance.meet(_address(exchange.request))
+        self._allowance.meet(exchange.address)
         return None
 
     async def path(self, exchange: Exchange) -> Reply | None:
@@ -150,7 +151,7 @@ class Application:
             )
         )
         if answer.status == NotAuthenticated.status:
-            self._allowance.refused(_address(request))
+            self._allowance.refused(exchange.address)
         return Reply(answer.status, answer.body, answer.headers)
 
     async def authentication(self, exchange: Exchange) -> Reply | None:
@@ -280,9 +281,11 @@ class Application:
 
     # --- around it -------------------------------------------------------------------------------------------------
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request. Never raises, except when it is cancelled."""
-        exchange = Exchange(request, _correlation(request), self._base_url(request))
+    async def handle(self, request: web.BaseRequest, address: str | None = None) -> web.StreamResponse:
+        """Answer one request. Never raises, except when it is cancelled. ``address``: whence it came, where the peer's address does not
+        say it alone, because networks may use the same ones."""
+        whence = address or str(request.remote)
+        exchange = Exchange(request, whence, _correlation(request), self._base_url(request))
         with correlated(exchange.correlation):
             reply = await self._reply(exchange)
             return _response(reply, exchange)
@@ -298,7 +301,7 @@ class Application:
             raise AssertionError("the last link always replies")
         except UndercroftError as error:
             if isinstance(error, NotAuthenticated):
-                self._allowance.refused(_address(exchange.request))
+                self._allowance.refused(exchange.address)
             _log.info(
                 "refused",
                 link=passed,
@@ -319,11 +322,6 @@ class Application:
         host = request.headers.get("Host", "")
         url = f"https://{host}"
         return url if self._audiences.path_of(url) is not None else self.base_url
-
-
-def _address(request: web.BaseRequest) -> str:
-    """Whence a request came. The data plane says it of what it passes on, because networks may use the same addresses."""
-    return str(request.get("peer") or request.remote)
 
 
 async def _body(request: web.BaseRequest, largest: int = _LARGEST_BODY) -> bytes:

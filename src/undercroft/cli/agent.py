@@ -29,6 +29,8 @@ __all__ = ["app"]
 
 FAILED, PARTIAL = 1, 3
 SHOWN = 20
+GIVES_WAY = 5
+"""Steps of nice(2): a backup takes what the host leaves, but is not starved."""
 
 app = App(name="agent", help="Back up this host into a vault, and restore. Its state is in UNDERCROFT_AGENT_HOME.")
 
@@ -102,11 +104,12 @@ def backup(
     as_json: JsonOption = False,
     public_fallback: FallbackOption = True,
 ) -> int:
-    """Back up a folder. Status 3: done, but some files could not be read; they are listed."""
+    """Back up a folder, at a lower priority than the host's own work. Status 3: done, but some files could not be read; they are listed."""
     from undercroft.agent.backup import run_backup
     from undercroft.agent.passphrase import read_passphrase
     from undercroft.agent.sources.files import FilesSource
 
+    os.nice(GIVES_WAY)
     passphrase = read_passphrase(passphrase_file)
     warn(passphrase.warnings)
     # Only made absolute: a link that is named is what is backed up, not what it points to.

@@ -89,7 +89,8 @@ def _detached(home: Home, port: int, driver: str) -> int:
 
 def down(*, home: HomeOption) -> int:
     """Stop the service and everything it made; data stays. Also cleans up after processes that were killed."""
-    from undercroft.fabric.running import clear, running_fabric
+    from undercroft.fabric.process import clear
+    from undercroft.fabric.running import running_fabric
     from undercroft.supervisor import running_supervisor
 
     place = home_of(home)

@@ -1,4 +1,4 @@
-"""From a request to its answer: address, caller, admission, service. The outermost layer of the data plane.
+"""From a request to its answer: caller, admission, service.
 
 The order is protocol.md section 2; each step has its reason in ``admission``. Nothing reads a byte of the body before
 ``admitted`` is logged.
@@ -7,8 +7,7 @@ The order is protocol.md section 2; each step has its reason in ``admission``. N
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -16,27 +15,23 @@ from urllib.parse import unquote
 
 import structlog
 from aiohttp import web
-from sqlalchemy.exc import OperationalError
 
-from undercroft.allowance import Allowance
 from undercroft.clock import Clock
 from undercroft.config import Settings
-from undercroft.dataplane import admission, backup, queue, sas, wire
+from undercroft.dataplane import admission, backup, queue, sas
 from undercroft.dataplane.admission import Bearer, Caller, VaultAudience, VaultRule
 from undercroft.dataplane.backup import BackupService, Visit
 from undercroft.dataplane.blob import BlobService, Target, operation_name
-from undercroft.dataplane.exchange import Connection, Exchange, PeerGone
-from undercroft.dataplane.hosts import Host, Hosts
+from undercroft.dataplane.exchange import Connection, Exchange
+from undercroft.dataplane.front import FRONT
+from undercroft.dataplane.outermost import REFUSED_BODY, Outermost
 from undercroft.dataplane.paths import PathNotes
 from undercroft.dataplane.sessions import KeepVault, Sessions
 from undercroft.errors import (
     CapabilityMissing,
     InvalidInput,
     MethodNotAllowed,
-    Misdirected,
-    NotAuthenticated,
     NotFound,
-    StorageFull,
     UndercroftError,
     UnknownField,
 )
@@ -45,22 +40,16 @@ from undercroft.names import region, regions
 from undercroft.state.database import Connection as DatabaseConnection
 from undercroft.state.database import Database
 from undercroft.store.store import Store
-from undercroft.trace import correlated, fresh
 from undercroft.vault import accounts, containers, vaults
 from undercroft.vault.accounts import Account
 from undercroft.vault.containers import Container
 from undercroft.vault.vaults import VaultRecord
 
-__all__ = ["Application", "Front", "Verifier"]
+__all__ = ["Application", "Verifier"]
 
 log = structlog.get_logger("undercroft.dataplane")
 
 _WATCH_SECONDS = 1.0
-REFUSED_BODY = 1 << 20
-FAILED_BODY = 64 << 20
-"""Of an admitted call that fails we read on further, so that who is sending a pack sees why it was not kept."""
-
-Front = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Verifier(Protocol):
@@ -78,7 +67,7 @@ class _Known:
     container: Container | None = None
 
 
-class Application:
+class Application(Outermost):
     def __init__(
         self,
         database: Database,
@@ -87,52 +76,29 @@ class Application:
         settings: Settings,
         clock: Clock,
         keep_vault: KeepVault,
-        front: Front | None,
     ) -> None:
+        super().__init__(settings, clock)
         self._database = database
         self._tokens = tokens
-        self._clock = clock
-        self._front = front
-        self._hosts = Hosts(settings.suffixes)
         self._audience = VaultAudience(tokens.tenant)
         self.sessions = Sessions(database, store, settings, clock, keep_vault)
         self._backup = BackupService(database, store, self.sessions, settings, clock)
         self._blob = BlobService(store)
         self._paths = PathNotes(database, clock)
-        self._allowance = Allowance(clock, settings.calls_per_second)
         self._outside: dict[Connection, str] = {}
         """Admitted by the public side and not answered yet: the vault's key."""
 
-    async def handle(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
-        correlation = fresh(client_request_id=request.headers.get("x-ms-client-request-id"))
-        with correlated(correlation):
-            service = connection.door.service
-            host = Host(connection.server_name or "-", service)
-            exchange = Exchange(request, connection, host, correlation, self._clock)
-            try:
-                self._allowance.meet(_address(connection))
-                exchange.host = admission.address(
-                    connection.door, connection.server_name, request.headers.get("Host"), self._hosts
-                )
-                if service in ("login", "management", "front"):
-                    return await exchange.finish(await self._pass_on(exchange))
-                response = await (self._serve_backup if service == "backup" else self._serve_storage)(exchange)
-                if not await exchange.drain(REFUSED_BODY):  # a body that the call had no use for
-                    response.force_close()
-            except UndercroftError as error:
-                response = await self._failed(exchange, error)
-            except (ConnectionError, TimeoutError):
-                self._abort(request)
-                raise
-            except Exception as error:
-                log.exception("call failed", path=request.path, door=connection.door.path, principal=exchange.principal)
-                response = await self._failed(exchange, _unexpected(error))
-            finally:
-                self._outside.pop(connection, None)
-            if response.prepared:
-                return response
-            exchange.decorate(response)
-            return await exchange.finish(response)
+    async def respond(self, exchange: Exchange) -> web.StreamResponse:
+        service = exchange.door.service
+        if service in FRONT:  # where nobody takes such connections over, there is nothing behind the door
+            raise NotFound(f"'{exchange.host.name}' is not served here.")
+        response = await (self._serve_backup if service == "backup" else self._serve_storage)(exchange)
+        if not await exchange.drain(REFUSED_BODY):  # a body that the call had no use for
+            response.force_close()
+        return response
+
+    def ended(self, connection: Connection) -> None:
+        self._outside.pop(connection, None)
 
     async def watch_public_side(self) -> None:
         """Until cancelled: cut calls by the public side whose vault has refused it since they were admitted."""
@@ -149,14 +115,6 @@ class Application:
                 if key in closed:
                     log.info("connection cut", reason="public access disabled", door=connection.door.path, vault=key)
                     connection.cut()
-
-    async def _pass_on(self, exchange: Exchange) -> web.StreamResponse:
-        if self._front is None:
-            raise NotFound(f"'{exchange.host.name}' is not served here.")
-        connection = exchange.connection
-        exchange.request["peer"] = _address(connection)
-        self._allowance.take(_address(connection))  # nobody is known yet
-        return await self._front(exchange.request)
 
     # --- the backup service --------------------------------------------------------------------------------------
 
@@ -231,61 +189,7 @@ class Application:
         exchange.admitted = True
         if exchange.door.public:
             self._outside[exchange.connection] = vault.key
-        self._log(exchange, "admitted")
-
-    async def _failed(self, exchange: Exchange, error: UndercroftError) -> web.StreamResponse:
-        if isinstance(error, PeerGone):
-            self._log(exchange, "broken off", reason=error.message)
-            self._abort(exchange.request)
-            return web.Response(status=400)
-        if isinstance(error, (NotAuthenticated, Misdirected)):
-            self._allowance.refused(_address(exchange.connection))
-        self._log(exchange, "failed" if exchange.admitted else "refused", reason=error.code, status=error.status)
-        if exchange.sending is not None:  # the headers are out: only a cut shows that the rest is missing
-            self._abort(exchange.request)
-            return exchange.sending
-        whole = await exchange.drain(FAILED_BODY if exchange.admitted else REFUSED_BODY)
-        if exchange.door.service in ("blob", "queue"):
-            head = exchange.request.method == "HEAD"
-            response = wire.render(error, exchange.correlation.request_id, self._clock.now(), head=head)
-        else:
-            response = backup.render(error)
-        if not whole:
-            response.force_close()
-        return response
-
-    def _log(self, exchange: Exchange, event: str, **more: object) -> None:
-        """Never the query: it holds signatures."""
-        request, door = exchange.request, exchange.door
-        log.info(
-            event,
-            method=request.method,
-            host=exchange.host.name,
-            path=request.path[:200],
-            door=door.path,
-            network=door.network,
-            principal=exchange.principal,
-            peer=exchange.connection.peer,
-            request_id=exchange.correlation.request_id,
-            **more,
-        )
-
-    def _abort(self, request: web.BaseRequest) -> None:
-        if request.transport is not None:
-            request.transport.abort()
-
-
-def _address(connection: Connection) -> str:
-    return f"{connection.door.network} {connection.peer}"
-
-
-def _unexpected(error: Exception) -> UndercroftError:
-    """What the client hears of an error that is none of the tree's. A full disk under the database is the one it can mend."""
-    if isinstance(error, OperationalError) and getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        return StorageFull(
-            "The service's state has no room left on its disk. Nothing was changed; free space and repeat."
-        )
-    return UndercroftError("The service failed on this call; the request id finds it in the log.")
+        self.log(exchange, "admitted")
 
 
 def _rule(vault: VaultRecord | None) -> VaultRule | None:

@@ -22,17 +22,13 @@ from undercroft.config import Settings
 from undercroft.dataplane import messages, pages
 from undercroft.dataplane.exchange import Exchange
 from undercroft.dataplane.pages import mark, read_mark
-from undercroft.dataplane.sessions import ObjectsMissing, Sessions
+from undercroft.dataplane.sessions import Sessions
 from undercroft.errors import (
     CapabilityMissing,
     Conflict,
     InvalidParameter,
-    NotAuthenticated,
     NotAuthorized,
     NotFound,
-    Throttled,
-    Unavailable,
-    UndercroftError,
 )
 from undercroft.state.database import Connection, Database
 from undercroft.store.store import Store
@@ -45,7 +41,7 @@ from undercroft.vnet import endpoints
 from undercroft.vnet.allocations import account_ready
 from undercroft.vnet.doors import Door
 
-__all__ = ["CALLS", "BackupService", "Call", "Visit", "find_call", "render"]
+__all__ = ["CALLS", "BackupService", "Call", "Visit", "find_call"]
 
 _SMALL = 64 << 10
 _COMMIT = 64 << 20
@@ -82,20 +78,6 @@ class Visit:
                 code="UserErrorContainerNotRegistered",
             )
         return self.container
-
-
-def render(error: UndercroftError) -> web.Response:
-    """The one renderer of errors of the backup service."""
-    text = messages.ErrorText(error.code, error.message)
-    body: msgspec.Struct = messages.ErrorBody(text)
-    if isinstance(error, ObjectsMissing):
-        body = messages.Missing(text, error.missing)
-    headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'} if isinstance(error, NotAuthenticated) else {}
-    if isinstance(error, (Throttled, Unavailable)):
-        headers["Retry-After"] = "1"
-    return web.Response(
-        status=error.status, headers=headers, body=msgspec.json.encode(body), content_type="application/json"
-    )
 
 
 def _json(body: msgspec.Struct) -> web.Response:

@@ -41,6 +41,11 @@ class Connection:
     waiting_since: float | None = None
     cut: Callable[[], None] = field(default=lambda: None)
 
+    @property
+    def address(self) -> str:
+        """Of the peer, told from the same address in another network."""
+        return f"{self.door.network} {self.peer}"
+
 
 @dataclass(slots=True)
 class Exchange:

@@ -27,7 +27,7 @@ from undercroft.dataplane.doors import Doors
 from undercroft.dataplane.exchange import Connection
 from undercroft.vnet.doors import Door
 
-__all__ = ["Limits", "Listener"]
+__all__ = ["Divert", "Limits", "Listener", "reset"]
 
 log = structlog.get_logger("undercroft.dataplane")
 
@@ -36,6 +36,7 @@ _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GONE = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 
 Serve = Callable[[web.BaseRequest, Connection], Awaitable[web.StreamResponse]]
+Divert = Callable[[Door, socket.socket], bool]
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -113,7 +114,17 @@ class _Server(web.Server):
 class Listener:
     """Serves any number of networks. Construct it inside the running loop."""
 
-    def __init__(self, context: ssl.SSLContext, doors: Doors, serve: Serve, clock: Clock, limits: Limits) -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        doors: Doors,
+        serve: Serve,
+        clock: Clock,
+        limits: Limits,
+        divert: Divert | None = None,
+    ) -> None:
+        """``divert`` is offered each connection of a door first; what it takes is no more of ours."""
+        self._divert = divert
         self._context = context
         self._doors = doors
         self._clock = clock
@@ -136,8 +147,6 @@ class Listener:
         sock.setblocking(False)
         task = asyncio.create_task(self._accept(network, sock), name=f"accept {network}")
         self._loops.setdefault(network, {})[address] = (sock, task)
-        if self._sweeper is None:
-            self._sweeper = asyncio.create_task(self._sweep(), name="stalled connections")
 
     async def stop(self, network: str) -> None:
         """Close the network's listening sockets and cut its connections."""
@@ -201,26 +210,32 @@ class Listener:
                 log.warning("accept failed", network=network, error=str(error))
                 await asyncio.sleep(0.2 if error.errno in _FULL else 0.01)
                 continue
-            try:
-                self._arrive(network, accepted, str(peer[0]))
-            except OSError as error:  # the peer went before we looked
-                log.info("connection lost at accept", network=network, error=str(error))
-                accepted.close()
+            self.arrive(network, accepted, str(peer[0]))
+
+    def arrive(self, network: str, accepted: socket.socket, peer: str | None = None) -> None:
+        """A connection that was accepted in that network, here or elsewhere; it is ours from now on."""
+        try:
+            self._arrive(network, accepted, peer or str(accepted.getpeername()[0]))
+        except OSError as error:  # the peer went before we looked
+            log.info("connection lost at accept", network=network, error=str(error))
+            accepted.close()
 
     def _arrive(self, network: str, accepted: socket.socket, peer: str) -> None:
         address = IPv4Address(accepted.getsockname()[0])
         door = self._doors.lookup(network, address)
         if door is None:
             log.info("connection reset", reason="no door", network=network, address=str(address), peer=peer)
-            _reset(accepted)
+            reset(accepted)
+            return
+        if self._divert is not None and self._divert(door, accepted):
             return
         if self._doors.count(door) >= self._limits.connections_per_door:
             log.warning("connection reset", reason="too many connections", door=door.path, fqdn=door.fqdn, peer=peer)
-            _reset(accepted)
+            reset(accepted)
             return
         if self._peers[door, peer] >= self._limits.connections_per_peer:
             log.warning("connection reset", reason="too many of one host", door=door.path, fqdn=door.fqdn, peer=peer)
-            _reset(accepted)
+            reset(accepted)
             return
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -239,6 +254,8 @@ class Listener:
                 connection.transport.abort()
 
         connection.cut = cut
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep(), name="stalled connections")
         self._connections.add(connection)
         self._peers[door, peer] += 1
         self._doors.enter(door, connection, cut)
@@ -298,6 +315,6 @@ def _listens(sock: socket.socket) -> bool:
     return sock.fileno() >= 0 and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-def _reset(accepted: socket.socket) -> None:
+def reset(accepted: socket.socket) -> None:
     accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     accepted.close()

@@ -8,9 +8,9 @@ import ssl
 
 from undercroft.clock import Clock
 from undercroft.config import Settings
-from undercroft.dataplane.application import Application, Front, Verifier
+from undercroft.dataplane.application import Application, Verifier
 from undercroft.dataplane.doors import Doors
-from undercroft.dataplane.listener import Limits, Listener
+from undercroft.dataplane.listener import Divert, Limits, Listener
 from undercroft.dataplane.sessions import KeepVault
 from undercroft.state.database import Database
 from undercroft.store.store import Store
@@ -22,7 +22,8 @@ class DataPlane:
     """Construct inside the running loop; then ``start``, then ``serve`` a listening socket per network.
 
     ``context`` must cover every host name of the deployment (by wildcards or an SNI callback of its own, which is kept).
-    ``keep_vault`` writes the vault's copy in the store (``workers.manifests``). ``front`` answers for login and management on public doors; None: they are not served.
+    ``keep_vault`` writes the vault's copy in the store (``workers.manifests``). ``divert`` takes the connections of doors that somebody else
+    serves (login and management, ``dataplane.front``); None: they are not served.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class DataPlane:
         settings: Settings,
         clock: Clock,
         keep_vault: KeepVault,
-        front: Front | None = None,
+        divert: Divert | None = None,
         limits: Limits | None = None,
     ) -> None:
+        self.database = database
         self.doors = Doors()
-        self._application = Application(database, store, tokens, settings, clock, keep_vault, front)
-        self._listener = Listener(context, self.doors, self._application.handle, clock, limits or Limits())
+        self._application = Application(database, store, tokens, settings, clock, keep_vault)
+        self._listener = Listener(context, self.doors, self._application.handle, clock, limits or Limits(), divert)
         self._watchers: list[asyncio.Task[None]] = []
 
     async def start(self) -> int:

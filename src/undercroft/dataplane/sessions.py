@@ -22,6 +22,7 @@ from undercroft.clock import Clock, timestamp
 from undercroft.config import Settings
 from undercroft.dataplane import pages, sas
 from undercroft.dataplane.messages import Commit, Grant, ObjectEntry, ObjectList
+from undercroft.dataplane.refusals import ObjectsMissing
 from undercroft.errors import Conflict, DamagedData, NotFound, UndercroftError
 from undercroft.state.database import Connection, Database
 from undercroft.store.store import ObjectInfo, Store
@@ -32,7 +33,7 @@ from undercroft.vault.containers import Container
 from undercroft.vault.points import CommitObject, ItemName
 from undercroft.vault.vaults import VaultRecord
 
-__all__ = ["KeepVault", "ObjectsMissing", "Sessions"]
+__all__ = ["KeepVault", "Sessions"]
 
 log = structlog.get_logger("undercroft.dataplane")
 
@@ -46,19 +47,6 @@ _OVERDUE = timedelta(minutes=10)
 """After the end of its lease; until then its agent may still commit what it has begun to commit."""
 _OVERLAP = timedelta(minutes=5)
 """A grant starts a little before now, for clients' proxies and for the whole seconds of a SAS."""
-
-
-class ObjectsMissing(Conflict):
-    """A commit named objects that are not there: nothing was committed."""
-
-    default_code = "UserErrorObjectsMissing"
-
-    def __init__(self, missing: tuple[str, ...]) -> None:
-        super().__init__(
-            f"{len(missing)} of the objects that the recovery point needs are not in the vault. Send them again and repeat the "
-            "commit."
-        )
-        self.missing = missing
 
 
 class Sessions:

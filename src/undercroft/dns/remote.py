@@ -14,9 +14,8 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import msgspec
-
-from undercroft.channel import Channel, close_all, peer, reachable
+from undercroft.calls import Caller, connect
+from undercroft.channel import close_all
 from undercroft.dns.messages import (
     Answer,
     Call,
@@ -41,8 +40,6 @@ __all__ = ["RemoteNames"]
 
 _SO_NETNS_COOKIE = 71
 """asm-generic/socket.h, since Linux 5.14: which network namespace a socket is in."""
-_CALL_SECONDS = 10.0
-_PAUSE_SECONDS = 0.05
 _PART_CHARACTERS = 8 << 20
 """Of record sets in one call. A zone may hold ten times more than a frame does."""
 
@@ -52,9 +49,7 @@ class RemoteNames:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._channel: Channel | None = None
-        self._ids = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[tuple[Answer, list[int]]]] = {}
+        self._caller: Caller[Answer] | None = None
         self._held: dict[str, tuple[socket.socket, socket.socket]] = {}
         self._served: set[str] = set()
         """By the process, with the sockets of which we hold copies."""
@@ -69,7 +64,7 @@ class RemoteNames:
 
     @property
     def connected(self) -> bool:
-        return self._channel is not None
+        return self._caller is not None
 
     @property
     def networks(self) -> frozenset[str]:
@@ -79,24 +74,17 @@ class RemoteNames:
     async def connect(self, patience: float = 3.0) -> int:
         """The epoch of the running connection, or of a new one. Waits ``patience`` seconds for a process that is being started;
         ``NamesUnavailable`` then."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + patience
         async with self._connecting:
-            while self._channel is None:
-                connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            while self._caller is None:
                 try:
-                    with reachable(self._path) as name:
-                        await loop.sock_connect(connecting, name)
+                    connected = await connect(self._path, patience)
                 except OSError as error:
-                    connecting.close()
-                    if loop.time() >= until:
-                        raise NamesUnavailable(
-                            f"No name server listens on {self._path}: {error.strerror}. It is started again by itself."
-                        ) from error
-                    await asyncio.sleep(_PAUSE_SECONDS)
-                    continue
-                self.pid, _ = peer(connecting)
-                self._channel = Channel(connecting, self._received, self._lost)
+                    raise NamesUnavailable(
+                        f"No name server listens on {self._path}: {error.strerror}. It is started again by itself."
+                    ) from error
+                who = f"The name server on {self._path}"
+                self._caller = Caller(connected, who, decode_answer, self._lost, NamesUnavailable)
+                self.pid = self._caller.pid
                 self.epoch += 1
                 await self._learn()
             return self.epoch
@@ -168,8 +156,8 @@ class RemoteNames:
 
     async def close(self) -> None:
         """Let go of it; it goes on serving what it was given."""
-        if self._channel is not None:
-            self._channel.close()
+        if self._caller is not None:
+            self._caller.close()
         for network in list(self._held):
             self._let_go(network)
 
@@ -190,50 +178,15 @@ class RemoteNames:
             held.close()
 
     async def _call(self, call: Call, descriptors: tuple[int, ...] = ()) -> tuple[Answer, list[int]]:
-        if self._channel is None:
+        if self._caller is None:
             close_all(descriptors)
             raise NamesUnavailable(f"The name server on {self._path} is gone; it is started again by itself.")
-        id = next(self._ids)
-        future: asyncio.Future[tuple[Answer, list[int]]] = asyncio.get_running_loop().create_future()
-        self._waiting[id] = future
-        try:
-            self._channel.send(encode(Request(id, call)), descriptors)
-            async with asyncio.timeout(_CALL_SECONDS):
-                answer, received = await future
-        except TimeoutError as error:
-            if self._channel is not None:
-                self._channel.close()  # what it did or did not do of this, nobody knows: a new epoch
-            raise NamesUnavailable(
-                f"The name server on {self._path} did not answer {type(call).__name__} within {_CALL_SECONDS:.0f} s."
-            ) from error
-        finally:
-            self._waiting.pop(id, None)
-        if answer.failure is not None:
-            close_all(received)
-            raise answer.failure.error()
-        return answer, received
-
-    def _received(self, body: bytes, descriptors: list[int]) -> None:
-        try:
-            answer = decode_answer(body)
-        except (msgspec.DecodeError, ValueError):
-            close_all(descriptors)
-            if self._channel is not None:
-                self._channel.close()
-            return
-        future = self._waiting.get(answer.id)
-        if future is None or future.done():
-            close_all(descriptors)
-        else:
-            future.set_result((answer, descriptors))
+        return await self._caller.call(type(call).__name__, lambda id: encode(Request(id, call)), descriptors)
 
     def _lost(self) -> None:
-        self._channel = None
+        self._caller = None
         self._named.clear()
         self._served.clear()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(NamesUnavailable(f"The name server on {self._path} is gone."))
         self.on_lost()
 
 

@@ -1,16 +1,13 @@
-"""Which fabric process serves a socket, and clearing up after a dead one, from outside any event loop: for the supervisor and ``down``."""
+"""Which fabric process serves a socket, asked from outside any event loop: for the supervisor and ``down``."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
 from undercroft.errors import Unavailable
-from undercroft.fabric.client import FabricClient
-from undercroft.fabric.process import clear
 
-__all__ = ["RunningFabric", "clear", "running_fabric"]
+__all__ = ["RunningFabric", "running_fabric"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +18,12 @@ class RunningFabric:
 
 def running_fabric(path: Path) -> RunningFabric | None:
     """None when nothing answers there."""
+    if not path.exists():
+        return None
+    # The supervisor stays as long as the service, and seldom needs them: they are half of its memory.
+    import asyncio
+
+    from undercroft.fabric.client import FabricClient
 
     async def ask() -> RunningFabric:
         client = await FabricClient.connect(path)

@@ -32,8 +32,16 @@ class Database:
         self.engine = engine
         self._writer = ThreadPoolExecutor(1, "state-writer")
         self._readers = ThreadPoolExecutor(2, "state-reader")
-        self.changes = 0
-        """How many transactions of ours have changed anything: while it stays, so does everything that was read."""
+        self._observer = sqlite3.connect(engine.url.database or "", check_same_thread=False, isolation_level=None)
+
+    @property
+    def changes(self) -> int:
+        """While it stays, so does everything that was read: whoever commits a change, in whatever process, makes it another.
+
+        https://sqlite.org/pragma.html#pragma_data_version, on a connection that never writes.
+        """
+        found: int = self._observer.execute("PRAGMA data_version").fetchone()[0]
+        return found
 
     @classmethod
     def open(cls, path: Path) -> Database:
@@ -55,11 +63,7 @@ class Database:
         """``write`` for callers without an event loop (start-up, command line, tests)."""
         try:
             with self.engine.execution_options(writes=True).begin() as connection:
-                before = _changed_rows(connection)
-                result = work(connection)
-                changed = _changed_rows(connection) != before
-            self.changes += changed
-            return result
+                return work(connection)
         except OperationalError as error:
             if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL":
                 raise StorageFull(
@@ -92,12 +96,7 @@ class Database:
         self._writer.shutdown(wait=True)
         self._readers.shutdown(wait=True)
         self.engine.dispose()
-
-
-def _changed_rows(connection: Connection) -> int:
-    """Since this connection to the database was opened (sqlite3_total_changes)."""
-    raw = connection.connection.dbapi_connection
-    return raw.total_changes if isinstance(raw, sqlite3.Connection) else 0
+        self._observer.close()
 
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from undercroft.config import Settings
 from undercroft.fabric.specification import Fabric, NetworkSpecification, Transport
+from undercroft.vnet.doors import Door
 from undercroft.workers.publishing import Names
 
 __all__ = ["Listener", "Listening", "NameService"]
@@ -26,7 +27,17 @@ _SO_NETNS_COOKIE = 71
 
 
 class Listener(Protocol):
-    """The data plane's side of a network (``dataplane.server.DataPlane``)."""
+    """The data plane's side of networks (``dataplane.remote.RemoteData``)."""
+
+    @property
+    def networks(self) -> frozenset[str]:
+        """Those that it was told of."""
+
+    async def set_network(self, network: str, mapping: Mapping[IPv4Address, Door]) -> None:
+        """From now on exactly these doors; connections by doors that vanished are cut when it returns."""
+
+    def served(self, network: str, namespace: int) -> frozenset[str]:
+        """The addresses on which it listens, in the namespace with this cookie (0: unknown)."""
 
     async def serve(self, network: str, sock: socket.socket) -> None:
         """Accept on ``sock``, which it owns from now on, in place of one on the same address."""
@@ -38,7 +49,7 @@ class Listener(Protocol):
         """Close the socket on that address; its connections go on. Unknown is fine."""
 
     async def stop(self, network: str) -> None:
-        """Close every socket of the network and its connections; unknown is fine."""
+        """Close every socket of the network and its connections, and forget its doors; unknown is fine."""
 
 
 class NameService(Names, Protocol):
@@ -95,7 +106,11 @@ class Listening:
         for address in deaf | (taken - places):
             await self._listener.release(key, str(address))
             taken.discard(address)
+        already = self._listener.served(key, self._cookies.get(key, 0)) - self._listener.deaf(key)
         for address in sorted(places - taken):
+            if str(address) in already:  # a data plane that outlived our predecessor
+                taken.add(address)
+                continue
             sock = await self._fabric.listen(key, None if address == _EVERY else address, 443, Transport.TCP)
             self._cookies[key] = _namespace(sock)
             await self._listener.serve(key, sock)
@@ -131,17 +146,24 @@ class Listening:
         """Whether a socket of the network is deaf. Cheap; asked every second."""
         return bool(self._listener.deaf(key)) or (key in self._named and self._names.deaf(key))
 
-    def astray(self, cookies: Mapping[str, int]) -> frozenset[str]:
-        """Networks whose sockets are in another namespace than the fabric says (0: it cannot say)."""
-        return frozenset(key for key, cookie in self._cookies.items() if cookies.get(key, 0) not in (0, cookie))
+    def compare(self, cookies: Mapping[str, int]) -> frozenset[str]:
+        """Networks whose sockets are in another namespace than the fabric says (0: it cannot say). From now on its word is what holds."""
+        told = {key: cookie for key, cookie in cookies.items() if cookie}
+        astray = frozenset(key for key, cookie in self._cookies.items() if told.get(key, cookie) != cookie)
+        self._cookies.update(told)
+        return astray
 
     async def restart(self, key: str, *, exists: bool) -> None:
         """Close what we listen on, and cut the connections, to take everything anew. ``exists``: the fabric has the network still,
-        so a name server that serves it goes on."""
-        await self._listener.stop(key)
+        so a name server that serves it goes on, and so does a data plane."""
+        cookie = self._cookies.get(key, 0) if exists else 0
+        if not self._listener.served(key, cookie):
+            await self._listener.stop(key)
         if not exists:
             await self._names.stop(key)
         self._forget(key)
+        if cookie:
+            self._cookies[key] = cookie
 
     async def stop(self, key: str) -> None:
         """Sockets in a namespace keep it alive: they are closed before it is removed."""

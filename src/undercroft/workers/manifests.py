@@ -8,7 +8,10 @@ before it acknowledges a registration or the first backup. It holds no secret: a
 from __future__ import annotations
 
 import asyncio
+import fcntl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 from sqlalchemy import select
@@ -72,11 +75,12 @@ class ManifestWriter:
     def __init__(self, database: Database, store: Store) -> None:
         self._database = database
         self._store = store
+        self._lock = Path(database.engine.url.database or "").with_name("manifests.lock")
         self._writing = asyncio.Lock()
 
     async def write(self, key: str) -> None:
-        """One at a time, and read inside: the later state is what stays."""
-        async with self._writing:
+        """One at a time, in whatever process, and read inside: the later state is what stays."""
+        async with self._writing, _locked(self._lock):
             if not key.startswith("/"):
                 region, _, vault_id = key.partition("/")
                 await self._store.delete(vault_object_name(region, int(vault_id)))
@@ -85,6 +89,17 @@ class ManifestWriter:
             if found is not None:
                 name = vault_object_name(found.region, int(found.vault_id))
                 await self._store.put(name, _once(msgspec.json.encode(found)), replace=True)
+
+
+@asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """Ends with the process that has it, if need be (flock(2))."""
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+        yield
 
 
 def _read(connection: Connection, key: str) -> VaultObject | None:

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
-from typing import Protocol
 from weakref import WeakValueDictionary
 
 import structlog
@@ -30,22 +29,13 @@ from undercroft.workers.listening import Listener, Listening, NameService
 from undercroft.workers.publishing import Publisher
 from undercroft.workers.reconciliation import Failure, History, Reconciliation
 
-__all__ = ["DoorTable", "Provisioner"]
+__all__ = ["Provisioner"]
 
 _log = structlog.get_logger(__name__)
 _WATCH_SECONDS = 1.0
 _NETWORKS_AT_ONCE = 4
 _PLURAL = {"networks": "virtual networks", "execute": "virtual machines"}
 """How an ability is called in a refusal, where its name does not say it."""
-
-
-class DoorTable(Protocol):
-    """``dataplane.doors.Doors``."""
-
-    def set_network(self, network: str, mapping: Mapping[IPv4Address, Door]) -> None:
-        """From now on exactly these; connections by doors that vanished are closed."""
-
-    def remove_network(self, network: str) -> None: ...
 
 
 def _read(connection: Connection, key: str) -> plans.NetworkPlan | siteplans.SitePlan | None:
@@ -63,14 +53,13 @@ class Provisioner:
         fabric: Fabric,
         listener: Listener,
         names: NameService,
-        doors: DoorTable,
     ) -> None:
         self._database = database
         self._clock = clock
         self._settings = settings
         self._fabric = fabric
         self._names = names
-        self._doors = doors
+        self._listener = listener
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """One per network while somebody holds or awaits it."""
         self._applied: dict[str, NetworkSpecification] = {}
@@ -207,9 +196,9 @@ class Provisioner:
         await self._publisher.restore()
         known = await self._database.read(plans.keys)
         existing = await self._existing()
-        for key in self._listening.astray(await self._fabric.cookies()):
+        for key in self._listening.compare(await self._fabric.cookies()):
             self._applied.pop(key, None)
-        stale = (existing | self._applied.keys() | self._names.networks) - set(known)
+        stale = (existing | self._applied.keys() | self._names.networks | self._listener.networks) - set(known)
         drift, failures = await self._each((*known, *sorted(stale)), thorough=True)
         await self._publisher.prune()
         seconds = self._clock.monotonic() - start
@@ -282,7 +271,7 @@ class Provisioner:
         # Doors first, and whatever the fabric says: one that is gone must not carry a byte more. One that is new is reached
         # only by its address.
         doors = plan.doors(self._settings)
-        self._doors.set_network(key, doors)
+        await self._listener.set_network(key, doors)
         if changed:
             await self._publisher.changes()
         elif self._publisher.lost:
@@ -291,7 +280,7 @@ class Provisioner:
         listening = key in existing and key in self._applied
         if not listening:
             await self._listening.restart(key, exists=key in existing)
-            self._doors.set_network(key, doors)
+            await self._listener.set_network(key, doors)
         drift: tuple[Drift, ...] = ()
         wanted = plan.specification(self._settings)
         if not listening or thorough or self._applied[key] != wanted or self._listening.lost(key):
@@ -355,7 +344,6 @@ class Provisioner:
         return existing
 
     async def _remove(self, key: str) -> None:
-        self._doors.remove_network(key)
         await self._listening.stop(key)
         await self._fabric.remove(key)
         self._applied.pop(key, None)

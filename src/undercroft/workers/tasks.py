@@ -46,6 +46,10 @@ class TaskRunner:
         self._unhook: Callable[[], None] = lambda: None
         self._closing = False
 
+    def wake(self) -> None:
+        """Look for tasks now: another process of this node has left one."""
+        self._due.set()
+
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
 
