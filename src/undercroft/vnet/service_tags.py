@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
+from ipaddress import IPv4Address, IPv4Network
 
 from undercroft.errors import UnknownRegion
 from undercroft.names import region
@@ -68,26 +68,58 @@ class Surroundings:
     @cached_property
     def virtual_network(self) -> tuple[IPv4Network, ...]:
         """Also the platform's address, which Azure counts in ("the virtual IP address of the host")."""
-        return tuple(collapse_addresses((*self.prefixes, IPv4Network(_PLATFORM))))
+        return tuple(_blocks(_ranges((*self.prefixes, IPv4Network(_PLATFORM)))))
 
     @cached_property
     def internet(self) -> tuple[IPv4Network, ...]:
-        public = IPv4Network(self.public_range)
-        inside = [*self.prefixes, *_NOT_INTERNET]
-        return tuple(collapse_addresses((*_without(EVERYWHERE, inside), *_without(public, self.prefixes))))
+        reached = _ranges(self.prefixes)
+        outside = _between(EVERYWHERE, _merged((*reached, *_ranges(_NOT_INTERNET))))
+        return tuple(_blocks(_merged((*outside, *_between(IPv4Network(self.public_range), reached)))))
 
 
-def _without(whole: IPv4Network, removed: Iterable[IPv4Network]) -> Iterator[IPv4Network]:
-    """In one pass: a network may reach thousands of ranges."""
-    first, end = int(whole.network_address), int(whole.broadcast_address)
-    for gone in sorted(collapse_addresses(removed)):
-        if not gone.overlaps(whole):
+# As numbers, in one pass: a network may reach tens of thousands of ranges, and this is worked out whenever it is looked at.
+
+
+def _ranges(networks: Iterable[IPv4Network]) -> list[tuple[int, int]]:
+    return _merged(_range(network) for network in networks)
+
+
+def _range(network: IPv4Network) -> tuple[int, int]:
+    first = int(network.network_address)
+    return first, first + (1 << (32 - network.prefixlen)) - 1
+
+
+def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """In order, and none touches the next."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return found
+
+
+def _between(whole: IPv4Network, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """What is left of ``whole``."""
+    first, end = _range(whole)
+    for start, last in ranges:
+        if last < first or start > end:
             continue
-        if (before := int(gone.network_address)) > first:
-            yield from summarize_address_range(IPv4Address(first), IPv4Address(before - 1))
-        first = int(gone.broadcast_address) + 1
+        if start > first:
+            yield first, start - 1
+        first = last + 1
     if first <= end:
-        yield from summarize_address_range(IPv4Address(first), IPv4Address(end))
+        yield first, end
+
+
+def _blocks(ranges: Iterable[tuple[int, int]]) -> Iterator[IPv4Network]:
+    for first, last in ranges:
+        while first <= last:
+            aligned = first & -first or 1 << 32
+            size = min(aligned, 1 << ((last - first + 1).bit_length() - 1))
+            yield IPv4Network((first, 33 - size.bit_length()))
+            first += size
 
 
 def canonical(text: str) -> str | None:
