@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -114,7 +115,7 @@ def test_security_groups_without_the_library_are_refused_by_name(
     driving = NamespaceDriver("netns", tmp_path, tmp_path / "record", why)
     assert not driving.capabilities.security_groups
     with pytest.raises(CapabilityMissing, match="libnftables1"):
-        driving.apply(replace(network("a"), filters=(PacketFilter("/nsg/a"),)))
+        asyncio.run(driving.apply(replace(network("a"), filters=(PacketFilter("/nsg/a"),))))
 
 
 def test_unknown_driver() -> None:

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import cast
@@ -31,11 +31,13 @@ from tests.fabric.machine import (
 )
 from tests.fabric.test_links import PAIR, door, vm
 from tests.fabric.test_packets import greeter
-from undercroft.errors import InvalidParameter
+from undercroft.errors import InvalidParameter, Unavailable
+from undercroft.fabric.addresses import AddressSets
 from undercroft.fabric.client import FabricClient
 from undercroft.fabric.specification import (
     METADATA_ADDRESS,
     WIRE_ADDRESS,
+    AddressSet,
     Guard,
     NetworkSpecification,
     PacketFilter,
@@ -54,6 +56,22 @@ def only(*addresses: IPv4Address) -> tuple[IPv4Network, ...]:
     return tuple(IPv4Network(address) for address in addresses)
 
 
+SETS = AddressSets()
+"""Of every network here: more than its own rules refer to."""
+
+
+def packet_rule(
+    allow: bool,
+    protocol: str,
+    sources: tuple[IPv4Network, ...],
+    destinations: tuple[IPv4Network, ...],
+    source_ports: tuple[tuple[int, int], ...],
+    destination_ports: tuple[tuple[int, int], ...],
+) -> PacketRule:
+    source, destination = (SETS.number(tuple(map(str, networks)), networks) for networks in (sources, destinations))
+    return PacketRule(allow, protocol, source, destination, source_ports, destination_ports)
+
+
 def rule(
     allow: bool,
     destinations: tuple[IPv4Network, ...] = ANY,
@@ -62,7 +80,7 @@ def rule(
     protocol: str = "tcp",
     sources: tuple[IPv4Network, ...] = ANY,
 ) -> PacketRule:
-    return PacketRule(allow, protocol, sources, destinations, (), () if port is None else ((port, port),))
+    return packet_rule(allow, protocol, sources, destinations, (), () if port is None else ((port, port),))
 
 
 ALLOW, DENY = rule(True, protocol=""), rule(False, protocol="")
@@ -92,7 +110,7 @@ def spec(
         replace(host("database", DATABASE), filters=tuple(database)),
         addresses=addresses,
     )
-    return replace(made, filters=filters, guards=guards)
+    return replace(made, address_sets=SETS.values, filters=filters, guards=guards)
 
 
 async def quick(client: FabricClient, vm: str, address: IPv4Address, port: int = 443) -> str:
@@ -289,10 +307,16 @@ async def test_filters_decide_on_both_sides_of_a_link(client: FabricClient) -> N
     def hub_with(*rules: PacketRule) -> NetworkSpecification:
         made = replace(guarding, inbound=rules)
         hosts = tuple(replace(one, filters=("/nsg/hub",)) for one in hub.hosts)
-        return replace(hub, hosts=hosts, filters=(made,), guards=(Guard(frozenset({door("hub")}), ("/nsg/hub",)),))
+        guards = (Guard(frozenset({door("hub")}), ("/nsg/hub",)),)
+        return replace(hub, hosts=hosts, filters=(made,), guards=guards, address_sets=SETS.values)
 
     await client.apply(
-        replace(spoke, hosts=tuple(replace(one, filters=("/nsg/spoke",)) for one in spoke.hosts), filters=(only_door,))
+        replace(
+            spoke,
+            hosts=tuple(replace(one, filters=("/nsg/spoke",)) for one in spoke.hosts),
+            filters=(only_door,),
+            address_sets=SETS.values,
+        )
     )
     await client.apply(hub_with(*guarding.inbound))
     async with await greeter(client, "hub"):
@@ -317,14 +341,18 @@ class Packet:
     port: int
 
 
+def holds(addresses: AddressSet, address: IPv4Address) -> bool:
+    return any(first <= int(address) <= last for first, last in addresses)
+
+
 def matches(rule: PacketRule, packet: Packet) -> bool:
     def within(ports: tuple[tuple[int, int], ...], port: int) -> bool:
         return not ports or any(first <= port <= last for first, last in ports)
 
     return (
         rule.protocol in ("", packet.protocol)
-        and any(packet.source in one for one in rule.sources)
-        and any(packet.destination in one for one in rule.destinations)
+        and holds(SETS.values[rule.sources], packet.source)
+        and holds(SETS.values[rule.destinations], packet.destination)
         and within(rule.source_ports, packet.source_port)
         and within(rule.destination_ports, packet.port)
     )
@@ -369,7 +397,7 @@ port_ranges = st.lists(st.tuples(st.sampled_from(PORTS), st.sampled_from((0, 1, 
     lambda found: tuple((first, first + more) for first, more in found)
 )
 rules = st.builds(
-    PacketRule,
+    packet_rule,
     st.booleans(),
     st.sampled_from(("", "tcp", "udp", "icmp")),
     st.sampled_from((ANY, only(WEB), only(DATABASE), (IPv4Network("10.0.0.0/16"), IPv4Network("10.0.1.0/24")))),
@@ -473,9 +501,80 @@ async def test_many_groups_are_one_transaction(client: FabricClient) -> None:
         for number in range(40)
     )
     hosts = [replace(host(f"h{number}", WEB + number), filters=(f"/nsg/{number}",)) for number in range(4)]
-    made = replace(network("a", *hosts, addresses=()), filters=groups)
+    made = replace(network("a", *hosts, addresses=()), address_sets=SETS.values, filters=groups)
     await client.apply(made)
     began = time.monotonic()
     drifts = await client.apply(replace(made, filters=tuple(replace(one, outbound=(DENY,)) for one in groups)))
     assert [drift.what for drift in drifts] == ["security rules"]
     assert time.monotonic() - began < 30, "about 20 ms on a quiet machine: one by one would be a command each"
+
+
+async def test_large_rules_are_carried_out_and_hold_up_nobody_else(client: FabricClient, machine: Machine) -> None:
+    """A thousand rules about twenty thousand ranges: too large for one message to the kernel of an unprivileged user, and hundreds
+    of milliseconds of work. Meanwhile another network's VM runs something, and that network is changed."""
+    reached = tuple(IPv4Network((11 << 24 | number << 9, 24)) for number in range(20_000))
+    first = rule(True, (*reached, *only(ENDPOINT)), 443, sources=(*reached, *only(WEB)))
+    allowing = [replace(first, destination_ports=((port, port),)) for port in range(443, 943)]
+    denying = [replace(rule, allow=False) for rule in allowing]
+    mark = IPv4Address("10.0.1.99")
+    large = spec(filtered(*allowing, DENY, inbound=denying), addresses=(ENDPOINT, SECOND, mark))
+    other = network("b", host("elsewhere"), addresses=())
+    await client.apply(spec(filtered(DENY)))
+    await client.apply(other)
+    async with machine.client() as second, await greeter(client):
+        applying = asyncio.ensure_future(client.apply(large))
+        await client.networks()  # it was received
+        assert (await run(second, "elsewhere", "true")).status == 0
+        assert await second.apply(replace(other, addresses=frozenset({SECOND})))
+        assert not applying.done(), "the others waited"
+        assert [one.what for one in await applying] == ["security rules", f"address {mark}/32"]
+        assert await client.apply(large) == ()
+        assert await connect(client, "web", ENDPOINT) == f"a {ENDPOINT} {WEB}"
+        said = await asyncio.gather(quick(client, "web", SECOND), quick(client, "web", ENDPOINT, 1000))
+        assert set(said) == {TIMED_OUT}
+        descriptor = machine.namespace_with(mark)
+        machine.inside(descriptor, PYTHON, "-c", NFT, "flush ruleset\n")
+        assert await quick(client, "web", SECOND) == f"a {SECOND} {WEB}", "the damage is real"
+        assert [(one.what, one.created) for one in await client.apply(large)] == [("security rules", False)]
+        assert await quick(client, "web", SECOND) == TIMED_OUT
+        await client.apply(spec(filtered(ALLOW)))
+        assert await quick(client, "web", SECOND) == f"a {SECOND} {WEB}"
+
+
+def several(reached: tuple[IPv4Network, ...], count: int) -> list[PacketRule]:
+    first = rule(False, reached)
+    return [replace(first, destination_ports=((port, port),)) for port in range(1, count)]
+
+
+async def test_changes_of_one_network_come_in_order(client: FabricClient) -> None:
+    """Whoever calls while one is carried out waits; the last one holds."""
+    reached = tuple(IPv4Network((11 << 24 | number << 9, 24)) for number in range(5_000))
+    large = spec(filtered(*several(reached, 200), DENY))
+    done: list[int] = []
+
+    async def numbered(number: int, call: Awaitable[object]) -> None:
+        await call
+        done.append(number)
+
+    calls = (
+        client.apply(large),
+        client.apply(spec(filtered(DENY))),
+        client.remove(large.id),
+        client.apply(large),
+        client.apply(spec(filtered(ALLOW))),
+    )
+    await asyncio.gather(*(numbered(number, call) for number, call in enumerate(calls)))
+    assert done == [0, 1, 2, 3, 4]
+    async with await greeter(client):
+        assert await quick(client, "web", SECOND) == f"a {SECOND} {WEB}"
+
+
+async def test_the_fabric_can_be_stopped_while_rules_are_made(machine: Machine) -> None:
+    reached = tuple(IPv4Network((11 << 24 | number << 9, 24)) for number in range(20_000))
+    large = spec(filtered(*several(reached, 900), DENY))
+    async with machine.client() as client, machine.client() as second:
+        applying = asyncio.ensure_future(client.apply(large))
+        await client.networks()
+        await second.stop()
+        with pytest.raises(Unavailable):
+            await applying

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import pytest
 from tests.arm.control_plane import API
 from tests.providers.site import Site, site
 from tests.providers.test_compute import body as machine
+from undercroft.fabric.addresses import canonical
 from undercroft.fabric.specification import NetworkSpecification
+from undercroft.vnet import security_groups
 
 
 @pytest.fixture
@@ -292,13 +294,14 @@ async def test_effective_rules_are_those_that_the_fabric_got(here: Site) -> None
     assert storage["expandedDestinationAddressPrefix"] == ["203.0.113.11/32", "203.0.113.12/32"]
     assert (storage["protocol"], storage["sourcePortRange"], storage["access"]) == ("All", "0-65535", "Deny")
     assert "10.1.0.0/16" in rules["defaultSecurityRules/AllowVnetOutBound"]["expandedSourceAddressPrefix"]
+    sets = told(here).address_sets
     (first, _) = sorted(told(here).filters, key=lambda one: one.id != made["id"].lower())
     for direction, packet_rules in (("Inbound", first.inbound), ("Outbound", first.outbound)):
         shown_rules = [one for one in answer[0]["effectiveSecurityRules"] if one["direction"] == direction]
         assert len(shown_rules) == len(packet_rules)
         for one, packet_rule in zip(shown_rules, packet_rules, strict=True):
             expanded = one.get("expandedDestinationAddressPrefix") or one["destinationAddressPrefixes"]
-            assert expanded == [str(network) for network in sorted(packet_rule.destinations)]
+            assert canonical(map(IPv4Network, expanded)) == sets[packet_rule.destinations]
     missing = await here.send("POST", f"{here.network}/networkInterfaces/none/effectiveNetworkSecurityGroups")
     assert missing.status == 404
 
@@ -314,7 +317,8 @@ async def test_virtual_network_grows_and_shrinks_with_what_is_connected(here: Si
 
     def inside(address: str) -> bool:
         (filter,) = told(here).filters
-        return any(IPv4Address(address) in block for block in filter.inbound[0].sources)
+        ranges = told(here).address_sets[filter.inbound[0].sources]
+        return any(first <= int(IPv4Address(address)) <= last for first, last in ranges)
 
     assert inside("10.1.0.1") and not inside("10.8.0.1")
     for near, far in ((here.spoke, other), (other, here.spoke)):
@@ -333,3 +337,32 @@ async def test_a_resource_group_goes_with_its_security_groups(here: Site) -> Non
     assert answer.status in (200, 202), answer.text
     assert (await here.get(made["id"])).status == 404
     assert IPv4Address("10.1.1.4") not in here.world.doors.get(here.spoke.lower(), {})
+
+
+async def test_the_groups_of_one_network_have_a_limit_together(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before anything is kept; what makes it smaller is not. A group that stands in several places counts once."""
+    monkeypatch.setattr(security_groups, "MOST_IN_NETWORK", 20)
+    rules = [rule(f"r{number}", 100 + number) for number in range(3)]
+    one, two = await group(here, *rules), await group(here, *rules, name="two")
+    await attach(here, one["id"])
+    await attach(here, one["id"], "other", addressPrefix="10.1.77.0/24")
+    refused = await here.send(
+        "PUT",
+        f"{here.spoke}/subnets/other",
+        {"properties": {"addressPrefix": "10.1.77.0/24", "networkSecurityGroup": two}},
+    )
+    assert refused.code == "SecurityRulesOfNetworkLimitReached" and "24" in refused.message and "20" in refused.message
+    assert len(told(here).filters) == 1
+    await here.make(f"{one['id']}/securityRules/r3", rule(priority=200))
+    await here.make(f"{one['id']}/securityRules/r4", rule(priority=201))
+    refused = await here.send("PUT", f"{one['id']}/securityRules/r5", rule(priority=202))
+    assert refused.code == "SecurityRulesOfNetworkLimitReached"
+    monkeypatch.setattr(security_groups, "MOST_IN_NETWORK", 8)
+    assert (await here.send("DELETE", f"{one['id']}/securityRules/r4")).status == 200
+    await group(here, *rules)
+    refused = await here.send(
+        "PUT",
+        one["id"],
+        {"location": "westeurope", "properties": {"securityRules": [*rules, rule("r3", 300)]}},
+    )
+    assert refused.code == "SecurityRulesOfNetworkLimitReached"

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undercroft.errors import CapabilityMissing, Conflict, InvalidParameter, UndercroftError
+from undercroft.fabric.addresses import AddressSets
+from undercroft.fabric.addresses import canonical as canonical_set
 from undercroft.vnet.security_groups import GroupRecord, SecurityGroup
 from undercroft.vnet.security_rules import DEFAULT_RULES, SecurityRule, check, check_all, compiled
 from undercroft.vnet.service_tags import TAGS, Surroundings, canonical, resolve
@@ -170,9 +172,11 @@ def test_only_the_platforms_own_tags_speak_of_the_platform() -> None:
             destination_ports=("443",),
         ),
     )
-    made = packet_filter(GroupRecord("/nsg", "/nsg", SecurityGroup("guid", rules)), AROUND)
+    sets = AddressSets()
+    made = packet_filter(GroupRecord("/nsg", "/nsg", SecurityGroup("guid", rules)), AROUND, sets)
     (only,) = made.platform
-    assert only.destinations == (IPv4Network("168.63.129.16/32"),) and only.destination_ports == ((53, 53),)
+    assert sets.values[only.destinations] == canonical_set([IPv4Network("168.63.129.16/32")])
+    assert only.destination_ports == ((53, 53),)
     assert not only.allow and len(made.outbound) == 4 and len(made.inbound) == 3
 
 

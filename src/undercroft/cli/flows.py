@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "expansions"]
 
 _PLATFORM = {
     IPv4Address("168.63.129.16"): ("AzurePlatformDNS", 53),
@@ -31,6 +31,19 @@ class Flow:
         outbound = self.direction == "Outbound"
         tag, served = _PLATFORM.get(self.other, ("", 0)) if outbound else ("", 0)
         sides = (self.own, self.other) if outbound else (self.other, self.own)
+        tags = expansions(rules)
+        known: dict[
+            tuple[str, IPv4Address], bool
+        ] = {}  # a tag may have thousands of blocks, and a thousand rules name it
+
+        def within(rule: Mapping[str, Any], side: str, address: IPv4Address) -> bool:
+            prefix = rule[f"{side}AddressPrefix"]
+            if prefix not in tags:
+                return _within(rule[f"{side}AddressPrefixes"], address)
+            if (prefix, address) not in known:
+                known[prefix, address] = _within(tags[prefix], address)
+            return known[prefix, address]
+
         for rule in sorted(rules, key=lambda rule: int(rule["priority"])):
             named = str(rule["destinationAddressPrefix"])
             if named.startswith("AzurePlatform") != bool(tag) or (tag and (named != tag or self.port != served)):
@@ -39,7 +52,7 @@ class Flow:
                 rule["direction"] == self.direction
                 and rule["protocol"] in ("All", self.protocol)
                 and self._ports(rule)
-                and all(_within(rule, side, at) for side, at in zip(("source", "destination"), sides, strict=True))
+                and all(within(rule, side, at) for side, at in zip(("source", "destination"), sides, strict=True))
             ):
                 return rule
         return None
@@ -51,6 +64,15 @@ class Flow:
         return any(first <= self.port <= last for first, last in ranges)
 
 
-def _within(rule: Mapping[str, Any], side: str, address: IPv4Address) -> bool:
-    blocks = rule.get(f"expanded{side.capitalize()}AddressPrefix") or rule[f"{side}AddressPrefixes"]
+def expansions(rules: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What each tag stands for. Where the answer would be too large, only one of the rules that name a tag shows it."""
+    found: dict[str, list[str]] = {}
+    for rule in rules:
+        for side in ("source", "destination"):
+            if expanded := rule.get(f"expanded{side.capitalize()}AddressPrefix"):
+                found.setdefault(rule[f"{side}AddressPrefix"], expanded)
+    return found
+
+
+def _within(blocks: Sequence[str], address: IPv4Address) -> bool:
     return any(address in IPv4Network(block) for block in blocks)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from undercroft.cli.flows import Flow
+from undercroft.cli.flows import Flow, expansions
 from undercroft.cli.local import HomeOption
 from undercroft.cli.management import (
     Arm,
@@ -143,12 +143,13 @@ def effective(vm: str, *, group: GroupOption, home: HomeOption, as_json: JsonOpt
     for one in groups:
         place = next(iter(one["association"].values()))["id"]
         print(f"{one['networkSecurityGroup']['id'].rsplit('/', 1)[-1]}, at {_place(place)}")
+        tags = expansions(one["effectiveSecurityRules"])
         rows = [
             {
                 **rule,
                 "name": rule["name"].rsplit("/", 1)[-1],
-                "from": rule.get("expandedSourceAddressPrefix") or rule["sourceAddressPrefixes"],
-                "to": rule.get("expandedDestinationAddressPrefix") or rule["destinationAddressPrefixes"],
+                "from": tags.get(rule["sourceAddressPrefix"]) or rule["sourceAddressPrefixes"],
+                "to": tags.get(rule["destinationAddressPrefix"]) or rule["destinationAddressPrefixes"],
             }
             for rule in one["effectiveSecurityRules"]
         ]

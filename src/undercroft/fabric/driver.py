@@ -3,7 +3,8 @@
 ``netns`` (root) and ``rootless`` are the same code; the second runs after the process has entered a user namespace of its own.
 ``host`` puts the addresses of one network on a real interface (``interface``).
 ``loopback`` is for machines whose kernel forbids both: a labelled simulation that builds nothing, so that what
-needs no network still runs and everything else is refused by name. A driver is used from one thread, but for one that ``waits``.
+needs no network still runs and everything else is refused by name. A driver is used from one thread, the event loop's; what may take
+seconds it does in another, and awaits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import secrets
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -28,19 +30,15 @@ __all__ = ["Driver", "LoopbackDriver", "NamespaceDriver"]
 
 
 class Driver(Protocol):
-    """Synchronous; see ``specification.Fabric`` for what each method means."""
-
-    @property
-    def waits(self) -> bool:
-        """Whether ``apply`` and ``remove`` may take seconds: then they are called from a thread of their own, one at a time, and
-        the others meanwhile."""
+    """See ``specification.Fabric`` for what each method means. ``apply`` and ``remove`` of one network are called one at a time; during
+    them, the other methods, and those two for other networks."""
 
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]: ...
+    async def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]: ...
 
-    def remove(self, network: str) -> None: ...
+    async def remove(self, network: str) -> None: ...
 
     def networks(self) -> frozenset[str]: ...
 
@@ -52,12 +50,10 @@ class Driver(Protocol):
         """The started process, or the exit status when it could not be started (said on its standard error)."""
 
     def close(self) -> None:
-        """End everything that lives in the networks and drop them. The files of VMs stay."""
+        """End everything that lives in the networks and drop them. The files of VMs stay. Nobody awaits an answer any more."""
 
 
 class NamespaceDriver:
-    waits = False
-
     def __init__(self, name: str, vms: Path, record: Path, no_security_groups: str = "") -> None:
         self._capabilities = capabilities_of(name, no_security_groups)
         self._vms = vms
@@ -65,6 +61,8 @@ class NamespaceDriver:
         self._mark = secrets.token_hex(8)
         self._boot = Record.current_boot()
         self._networks: dict[str, Network] = {}
+        # One thread: the library numbers what it makes by variables of its own, whatever the context.
+        self._slow = ThreadPoolExecutor(1, "packet-filters")
 
     @property
     def capabilities(self) -> Capabilities:
@@ -74,7 +72,7 @@ class NamespaceDriver:
         inodes = (host.namespace.inode for network in self._networks.values() for host in network.hosts.values())
         Record(self._boot, self._mark, tuple(sorted(inodes))).write(self._record)
 
-    def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
+    async def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
         check(specification)
         if specification.filters and not self._capabilities.security_groups:
             reason = dict(self._capabilities.missing)["security groups"]
@@ -86,11 +84,11 @@ class NamespaceDriver:
             if other is not network and (both := other.hosts.keys() & {host.id for host in specification.hosts}):
                 raise Conflict(f"The VM {min(both)} is in network {other.id}; take it out there first.")
         if network is None:
-            network = Network(specification.id, self._vms, self._mark, self._write_record)
+            network = Network(specification.id, self._vms, self._mark, self._write_record, self._slow)
             self._networks[specification.id] = network
-        return tuple(network.apply(specification, self._networks))
+        return tuple(await network.apply(specification, self._networks))
 
-    def remove(self, network: str) -> None:
+    async def remove(self, network: str) -> None:
         found = self._networks.get(network)
         if found is not None:
             for other in found.links.close({id: other.links for id, other in self._networks.items()}):
@@ -127,6 +125,7 @@ class NamespaceDriver:
         raise NotFound(f"There is no VM {execution.host} in this fabric.")
 
     def close(self) -> None:
+        self._slow.shutdown(cancel_futures=True)
         # All at once: looking through every process of the machine is the expensive part.
         occupants.end({host.namespace.inode for network in self._networks.values() for host in network.hosts.values()})
         for network in list(self._networks.values()):
@@ -137,8 +136,6 @@ class NamespaceDriver:
 class LoopbackDriver:
     """Builds nothing. It exists so that management can be tried where namespaces are forbidden; it says so."""
 
-    waits = False
-
     @property
     def capabilities(self) -> Capabilities:
         return capabilities_of("loopback")
@@ -146,10 +143,10 @@ class LoopbackDriver:
     def _refuse(self, what: str) -> NoReturn:
         raise CapabilityMissing(f"The fabric cannot {what}: {SIMULATION}.")
 
-    def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
+    async def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
         self._refuse(f"build network {specification.id}")
 
-    def remove(self, network: str) -> None:
+    async def remove(self, network: str) -> None:
         """There is none, so it is gone."""
 
     def networks(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ Vocabulary: *ours* are the addresses that we added, each a /32 with the label ``
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -23,6 +24,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -198,16 +200,14 @@ def _left(netlink: Netlink, record: AddressRecord) -> frozenset[Address]:
 
 
 class InterfaceDriver:
-    """See the module. ``apply`` blocks while neighbours are asked, so the process runs it in a thread."""
-
-    waits = True
+    """See the module. Neighbours are asked in a thread, in which all changes are made, one after the other."""
 
     def __init__(self, options: InterfaceOptions, record: Path) -> None:
         self._options = options
         self._claims: dict[IPv4Address, bytes] = {}
         """Who else claimed an address of ours since the last ``apply``."""
         self._path = record
-        self._lock = threading.Lock()
+        self._changes = ThreadPoolExecutor(1, "changes")
         self._boot = Record.current_boot()
         self._ours: frozenset[Address] = frozenset()
         self._network: str | None = None
@@ -261,7 +261,10 @@ class InterfaceDriver:
     def networks(self) -> frozenset[str]:
         return frozenset() if self._network is None else frozenset({self._network})
 
-    def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
+    async def apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
+        return await asyncio.get_running_loop().run_in_executor(self._changes, self._apply, specification)
+
+    def _apply(self, specification: NetworkSpecification) -> tuple[Drift, ...]:
         for what, ability, wanted in (
             ("virtual machines", "execute", specification.hosts),
             ("peerings", "peerings", specification.links),
@@ -270,16 +273,15 @@ class InterfaceDriver:
             if wanted:
                 reason = dict(self._capabilities.missing)[ability]
                 raise CapabilityMissing(f"Network {specification.id} cannot have {what}: {reason}.")
-        with self._lock:
-            if self._network not in (None, specification.id):
-                reason = dict(self._capabilities.missing)["several networks"]
-                raise Conflict(f"{self._options.name} carries the network {self._network} already: {reason}.")
-            link = self._require_link(specification)
-            drifts = []
-            if self._network is None:
-                drifts.append(Drift(specification.id, "network", created=True))
-            self._network = specification.id
-            return (*drifts, *self._converge(link, specification))
+        if self._network not in (None, specification.id):
+            reason = dict(self._capabilities.missing)["several networks"]
+            raise Conflict(f"{self._options.name} carries the network {self._network} already: {reason}.")
+        link = self._require_link(specification)
+        drifts = []
+        if self._network is None:
+            drifts.append(Drift(specification.id, "network", created=True))
+        self._network = specification.id
+        return (*drifts, *self._converge(link, specification))
 
     def _require_link(self, specification: NetworkSpecification) -> Link:
         link = self._netlink.links().get(self._index)
@@ -367,12 +369,14 @@ class InterfaceDriver:
         self._again.daemon = True
         self._again.start()
 
-    def remove(self, network: str) -> None:
-        with self._lock:
-            if network == self._network:
-                self._remove(network, self._ours & self._netlink.addresses())
-                self._ours, self._network = frozenset(), None
-                self._write()
+    async def remove(self, network: str) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._changes, self._take_away, network)
+
+    def _take_away(self, network: str) -> None:
+        if network == self._network:
+            self._remove(network, self._ours & self._netlink.addresses())
+            self._ours, self._network = frozenset(), None
+            self._write()
 
     def listen(self, network: str, address: IPv4Address | None, port: int, transport: Transport) -> socket.socket:
         if network != self._network:
@@ -409,10 +413,11 @@ class InterfaceDriver:
         return {} if self._network is None else {self._network: self._netlink.cookie}
 
     def close(self) -> None:
+        self._changes.shutdown(cancel_futures=True)
         if self._again is not None:
             self._again.cancel()
         if self._network is not None:
-            self.remove(self._network)
+            self._take_away(self._network)
         self._netlink.close()
 
 

@@ -11,11 +11,17 @@ state, MAC and per-link settings, IPv4 addresses and the main routing table. In 
 except links that somebody added; in a VM further routes and links are the VM's own affair. The VNet's own packet filters (``ruleset``)
 are looked at too, not those that others add. It does not look at policy rules, other routing tables or neighbour entries. Name files
 are compared too.
+
+Making packet filters is the one step that may take seconds. It is done in another thread, while the loop goes on: VMs of this network
+run, and others change. Nobody else calls ``apply`` or ``close`` of this one meanwhile (``process`` sees to it), but the ``apply`` of another may end
+links that lead here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+import asyncio
+from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import Executor
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -72,8 +78,9 @@ _LOCALHOST = Address(LOOPBACK, IPv4Address("127.0.0.1"), 8)
 class Network:
     """The kernel's side of one ``NetworkSpecification``, while this process lives."""
 
-    def __init__(self, id: str, vms: Path, mark: str, changed: Callable[[], None]) -> None:
-        """``changed`` is called when the set of VMs' namespaces has changed, before anything runs in a new one."""
+    def __init__(self, id: str, vms: Path, mark: str, changed: Callable[[], None], slow: Executor) -> None:
+        """``changed`` is called when the set of VMs' namespaces has changed, before anything runs in a new one. ``slow`` is where
+        packet filters are made."""
         self.id = id
         self.namespace = Namespace(forwarding=True)
         self.hosts: dict[str, Host] = {}
@@ -82,22 +89,23 @@ class Network:
         self._vms = vms
         self._mark = mark
         self._changed = changed
+        self._slow = slow
         self._table = Table(self.namespace)
-        self._filtered: object = None
-        self._rules = ""
-        """The table's text for ``_filtered``: what it was made from."""
+        self._filtered: object = ((), (), (), ())
+        self._rules: tuple[str, ...] = ()
+        """The table for ``_filtered``: what it was made from."""
         self._plan: Plan | None = None
         self._host_plans: dict[str, Plan] = {}
 
-    def apply(self, specification: NetworkSpecification, others: Mapping[str, Network]) -> list[Drift]:
-        """The specification has passed ``check``. ``others`` are the networks that links may lead to, by id."""
+    async def apply(self, specification: NetworkSpecification, others: Mapping[str, Network]) -> list[Drift]:
+        """The specification has passed ``check``. ``others`` are the networks that links may lead to, by id, always as they are."""
         drifts: list[Drift] = []
         if self._plan is None:
             drifts.append(Drift(self.id, "network", created=True))
         drifts += self._end_hosts(self.hosts.keys() - {host.id for host in specification.hosts})
         drifts += self._make_hosts(specification)
         # Before a new VM has a link: no packet passes unfiltered.
-        drifts += self._filter(specification)
+        drifts += await self._filter(specification)
         drifts += self._connect_hosts()
         self._specification = specification
         self.links.want(specification.links)
@@ -117,7 +125,9 @@ class Network:
         """Make this namespace's tables as they should be, for the links and VMs there are."""
         if self._specification is None:
             return []
-        plan = _network_plan(self._specification, self.hosts, self.links)
+        # A VM that came since, or was taken away, has no link (any more).
+        hosts = [self.hosts[host.id] for host in self._specification.hosts if host.id in self.hosts]
+        plan = _network_plan(self._specification, hosts, self.links)
         steps = _converge(self.namespace, plan, self._plan, f"network {self.id}")
         self._plan = plan
         return [Drift(self.id, step.what, step.created) for step in steps]
@@ -142,13 +152,20 @@ class Network:
                 self._changed()
         return drifts
 
-    def _filter(self, specification: NetworkSpecification) -> list[Drift]:
+    async def _filter(self, specification: NetworkSpecification) -> list[Drift]:
         links = {id: _link_name(host.link) for id, host in self.hosts.items()}
-        filtered = tuple((host.id, links[host.id], host.filters) for host in specification.hosts)
-        wanted = specification.filters, specification.guards, filtered
-        if wanted != self._filtered:
-            self._rules, self._filtered = ruleset(specification, links), wanted
-        changed = self._table.apply(self._rules, f"network {self.id}")
+        filtered = tuple((host.id, links[host.id], host.filters) for host in specification.hosts if host.filters)
+        wanted = specification.address_sets, specification.filters, specification.guards, filtered
+        same = wanted == self._filtered
+        if same and self._table.untouched:
+            return []
+
+        def make() -> tuple[tuple[str, ...], bool | None]:
+            rules = self._rules if same else ruleset(specification, links)
+            return rules, self._table.apply(rules, f"network {self.id}")
+
+        self._rules, changed = await asyncio.get_running_loop().run_in_executor(self._slow, make)
+        self._filtered = wanted
         return [] if changed is None else [Drift(self.id, "security rules", created=changed)]
 
     def _connect_hosts(self) -> list[Drift]:
@@ -234,7 +251,26 @@ def check(specification: NetworkSpecification) -> None:
     for wanted in (*(host.filters for host in specification.hosts), *(guard.filters for guard in specification.guards)):
         if unknown := set(wanted) - known:
             raise InvalidParameter(f"Network {specification.id} has no filter {min(unknown)}.", target="filters")
+    _check_sets(specification)
     _check_links(specification)
+
+
+def _check_sets(specification: NetworkSpecification) -> None:
+    for number, ranges in enumerate(specification.address_sets):
+        before = -2
+        for first, last in ranges:
+            if not before + 1 < first <= last < 1 << 32:
+                raise InvalidParameter(
+                    f"Address set {number} of network {specification.id} is not in order.", target="address_sets"
+                )
+            before = last
+    for filter in specification.filters:
+        for rule in (*filter.inbound, *filter.outbound, *filter.platform):
+            for number in (rule.sources, rule.destinations):
+                if not 0 <= number < len(specification.address_sets):
+                    raise InvalidParameter(
+                        f"Network {specification.id} has no address set {number}.", target="address_sets"
+                    )
 
 
 def _check_links(specification: NetworkSpecification) -> None:
@@ -291,13 +327,13 @@ def _pair(host: Host) -> Message:
     )
 
 
-def _network_plan(specification: NetworkSpecification, hosts: dict[str, Host], joined: Links) -> Plan:
+def _network_plan(specification: NetworkSpecification, hosts: Sequence[Host], joined: Links) -> Plan:
     links = [LinkPlan(LOOPBACK, "loopback link")]
     routes = {Route(prefix, RouteKind.UNREACHABLE) for prefix in specification.prefixes}
     link_plans, link_routes = joined.plans()
     links += link_plans
     routes |= link_routes
-    for host in hosts.values():
+    for host in hosts:
         links.append(LinkPlan(host.link, f"link of VM {host.specification.name}", GATEWAY_MAC, _SETTINGS))
         routes.add(Route(IPv4Network(host.specification.address), link=host.link))
     addresses = {Address(LOOPBACK, address, 32) for address in _own_addresses(specification)}

@@ -2,14 +2,16 @@
 its namespaces do not survive an exec.
 
 The library is loaded on first use and works in the network namespace of the thread that opens a context, so every call runs in
-a thread of the namespace. A text is one transaction: all of it or nothing. The kernel counts the transactions of a namespace
-(the *generation*); a table is read back and compared only when somebody else has made one since ours.
+a thread of the namespace. A text is one transaction: all of it or nothing. A table of several parts is made beside the old one,
+which goes in the transaction that makes the new one's hooks: there is no moment without rules, or with some of them. The kernel counts the
+transactions of a namespace (the *generation*); a table is read back and compared only when somebody else has made one since ours.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
 import socket
 import struct
@@ -17,7 +19,6 @@ from dataclasses import dataclass
 
 from undercroft.errors import CapabilityMissing, LocalProblem
 from undercroft.fabric.namespace import CLONE_NEWNET, Namespace, enter_user_namespace, unshare
-from undercroft.fabric.ruleset import TABLE
 
 __all__ = ["LIBRARY", "Table", "why_missing"]
 
@@ -26,13 +27,18 @@ _INSTALL = f"{LIBRARY} is not installed: 'apt-get install libnftables1', as root
 _KERNEL = "Its modules nf_tables, nft_ct and nf_conntrack are needed: 'modprobe nft_ct', as root"
 _NETLINK_NETFILTER = 12
 _GET_GENERATION, _NEW_GENERATION = 0x0A10, 0x0A0F  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, NFT_MSG_NEWGEN
+_NAMES = ("undercroft", "undercroft_other")
+"""A table of one part has the first name; one of several parts that which is free."""
 _TRIAL = """table ip undercroft {
-  chain one { meta l4proto { tcp, udp } th dport { 1, 3-4 } return
+  set a0 { type ipv4_addr; flags interval; elements = { 10.0.0.1, 10.0.0.8-10.0.0.20 }; }
+  set p0 { type inet_service; flags interval; elements = { 1, 3-4 }; }
+  chain one { ip saddr @a0 meta l4proto { tcp, udp } th dport @p0 return
   }
+  map sends { type ifname : verdict; elements = { "x" : jump one }; }
   chain forward {
     type filter hook forward priority filter; policy accept;
     ct state established,related accept
-    iifname vmap { "x" : jump one }
+    iifname vmap @sends
   }
 }
 """
@@ -64,7 +70,7 @@ class _Result:
 
 
 def _run(*texts: str) -> list[_Result]:
-    """Each text is a transaction, in the namespace of the calling thread."""
+    """Each text is a transaction, in the namespace of the calling thread; none is tried after one that failed."""
     library = _library()
     context = library.nft_ctx_new(0)
     if not context:
@@ -78,28 +84,50 @@ def _run(*texts: str) -> list[_Result]:
             output = library.nft_ctx_get_output_buffer(context) or b""
             error = library.nft_ctx_get_error_buffer(context) or b""
             results.append(_Result(done, output.decode("utf-8", "replace"), error.decode("utf-8", "replace")))
+            if not done:
+                break
         return results
     finally:
         library.nft_ctx_free(context)
 
 
+def _gone(name: str) -> str:
+    return f"add table ip {name}\ndelete table ip {name}\n"  # whether it is there or not
+
+
+def _table(name: str, part: str) -> str:
+    return f"table ip {name} {{\n{part}\n}}\n"
+
+
+def _listing(name: str) -> bytes:
+    """The digest of the table as the kernel has it."""
+    (listed,) = _run(f"list table ip {name}")
+    return hashlib.sha256(listed.output.encode()).digest()
+
+
 class Table:
-    """Our table in one namespace. Holds a descriptor while there are rules."""
+    """Our table in one namespace. Holds a descriptor while there are rules. One call at a time, in any thread."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        self._text = ""
-        self._listing = ""
+        self._parts: tuple[str, ...] = ()
+        self._name = _NAMES[0]
+        self._listing = b""
         self._generation = 0
         self._questions: socket.socket | None = None
 
-    def apply(self, text: str, where: str) -> bool | None:
-        """Make the table so, in one transaction. None when it was; else whether another text was wanted before (if not,
-        somebody damaged the table). An empty text is no table."""
-        changed = text != self._text
-        if not changed and (not text or self._untouched()):
+    @property
+    def untouched(self) -> bool:
+        """Nobody has changed any table of the namespace since we looked. Costs microseconds; ``apply`` may cost seconds."""
+        return not self._parts or self._ask() == self._generation
+
+    def apply(self, parts: tuple[str, ...], where: str) -> bool | None:
+        """Make the table so. None when it was; else whether other parts were wanted before (if not, somebody damaged the
+        table). Without parts there is no table. When the kernel refuses, the old table stays."""
+        changed = parts != self._parts
+        if not changed and (self.untouched or self._as_listed()):
             return None
-        self._namespace.run(lambda: self._load(text, where))
+        self._namespace.run(lambda: self._load(parts, where))
         return changed
 
     def close(self) -> None:
@@ -107,27 +135,33 @@ class Table:
             self._questions.close()
             self._questions = None
 
-    def _load(self, text: str, where: str) -> None:
-        made, listed = _run(f"add table {TABLE}\ndelete table {TABLE}\n{text}", f"list table {TABLE}")
-        if not made.done:
-            reason = " ".join(made.error.split())[:300]
+    def _load(self, parts: tuple[str, ...], where: str) -> None:
+        name = _NAMES[0]
+        if len(parts) > 1 and self._name == name:
+            name = _NAMES[1]
+        *before, last = [_table(name, part) for part in parts] or [""]
+        texts = [*before, "".join(map(_gone, _NAMES)) + last]
+        if before:
+            texts = [_gone(name) + before[0], *before[1:], _gone(self._name) + last]
+        results = _run(*texts)
+        if not results[-1].done:
+            if before:
+                _run(_gone(name))
+            reason = " ".join(results[-1].error.split())[:300]
             raise LocalProblem(f"The kernel refused the security rules of {where}: {reason}.")
-        if not text:
+        if not parts:
             self.close()
         elif self._questions is None:
             self._questions = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
             )
             self._questions.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 5, 0))
-        self._text, self._listing = text, listed.output
+        self._parts, self._name, self._listing = parts, name, _listing(name) if parts else b""
         self._generation = self._ask()
 
-    def _untouched(self) -> bool:
+    def _as_listed(self) -> bool:
         generation = self._ask()
-        if generation == self._generation:
-            return True
-        (listed,) = self._namespace.run(lambda: _run(f"list table {TABLE}"))
-        if listed.output != self._listing:
+        if self._namespace.run(lambda: _listing(self._name)) != self._listing:
             return False
         self._generation = generation  # somebody changed a table of their own
         return True

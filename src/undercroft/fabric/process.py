@@ -13,6 +13,8 @@ Guaranteed:
   (``occupants`` says how they are found, and which are not).
 - **Addresses on a real interface** (host driver) that a killed process left are taken over by the next one, or taken away
   (``interface``).
+- **Changes wait for none but their own network's.** ``Apply`` and ``Remove`` of one network are carried out one after the other, in the
+  order in which they came; what takes long in them holds up nothing else.
 - **Orphans** of VMs become children of this process (it is their subreaper) and are reaped.
 
 Peers must run as this user or as root; the socket's mode is 0600 besides.
@@ -29,11 +31,11 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -102,9 +104,9 @@ class _Client:
             case Describe():
                 self.answer(Answer(request.id, capabilities=driver.capabilities))
             case Apply(network):
-                self._carry_out_change(request, lambda: driver.apply(network))
+                self._server.change(network.id, lambda: self._change(request, lambda: driver.apply(network)))
             case Remove(name):
-                self._carry_out_change(request, lambda: driver.remove(name))
+                self._server.change(name, lambda: self._change(request, lambda: driver.remove(name)))
             case Networks():
                 self.answer(Answer(request.id, networks=driver.networks()))
             case Cookies():
@@ -122,18 +124,10 @@ class _Client:
                 self.answer(Answer(request.id))
                 self._server.finished.set()
 
-    def _carry_out_change(self, request: Request, change: Callable[[], tuple[Drift, ...] | None]) -> None:
-        """Here and now; or, if the driver may wait, in its thread, and answered when it is done."""
-        if self._server.changes is None:
-            self.answer(Answer(request.id, drifts=change() or ()))
-            return
-        work = asyncio.get_running_loop().run_in_executor(self._server.changes, change)
-        work.add_done_callback(lambda done: self._changed(request, done))
-
-    def _changed(self, request: Request, done: asyncio.Future[tuple[Drift, ...] | None]) -> None:
+    async def _change(self, request: Request, change: Callable[[], Awaitable[tuple[Drift, ...] | None]]) -> None:
         try:
-            self.answer(Answer(request.id, drifts=done.result() or ()))
-        except Exception as error:
+            self.answer(Answer(request.id, drifts=await change() or ()))
+        except Exception as error:  # as for the others
             self.answer(Answer(request.id, _failure(request, error)))
 
     def _execute(self, id: int, call: Execute, descriptors: list[int]) -> None:
@@ -162,14 +156,26 @@ def _failure(request: Request, error: Exception) -> Failure:
 class _Server:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
-        self.changes = ThreadPoolExecutor(1) if driver.waits else None
-        """Where changes are made, one after the other, if they may take long."""
+        self._changes: set[asyncio.Task[None]] = set()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One per network while somebody holds or awaits it."""
         self.running: dict[int, _Running] = {}
         self.finished = asyncio.Event()
         self._clients: set[_Client] = set()
 
     def arrived(self, connected: socket.socket) -> None:
         self._clients.add(_Client(connected, self))
+
+    def change(self, network: str, work: Callable[[], Awaitable[None]]) -> None:
+        turn = self._turns.setdefault(network, asyncio.Lock())
+
+        async def in_turn() -> None:
+            async with turn:
+                await work()
+
+        task = asyncio.create_task(in_turn())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
 
     def lost(self, client: _Client) -> None:
         self._clients.discard(client)
@@ -198,8 +204,8 @@ class _Server:
                 running.client.answer(Answer(running.request, status=code if code >= 0 else 128 - code))
 
     def end(self) -> None:
-        if self.changes is not None:
-            self.changes.shutdown(cancel_futures=True)
+        for task in self._changes:
+            task.cancel()
         self.driver.close()
         self.reap()
 

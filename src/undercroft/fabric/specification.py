@@ -18,6 +18,8 @@ from typing import Protocol, TypeAlias
 __all__ = [
     "METADATA_ADDRESS",
     "WIRE_ADDRESS",
+    "AddressRange",
+    "AddressSet",
     "Capabilities",
     "Drift",
     "Execution",
@@ -67,16 +69,23 @@ class Capabilities:
 PortRange: TypeAlias = tuple[int, int]
 """First and last, both included."""
 
+AddressRange: TypeAlias = tuple[int, int]
+"""First and last address as numbers, both included."""
+
+AddressSet: TypeAlias = tuple[AddressRange, ...]
+"""In order, and none touches the next (``addresses.canonical``)."""
+
 
 @dataclass(frozen=True, slots=True)
 class PacketRule:
     """Matches when everything does. ``protocol`` is tcp, udp or icmp; empty: any. Without ports: all of them; with ports and without
-    a protocol: those of TCP and UDP. A rule without sources or destinations matches nothing."""
+    a protocol: those of TCP and UDP. ``sources`` and ``destinations`` are places in the network's ``address_sets``: a thousand rules
+    about the same addresses say them once. A rule about an empty set matches nothing."""
 
     allow: bool
     protocol: str
-    sources: tuple[IPv4Network, ...]
-    destinations: tuple[IPv4Network, ...]
+    sources: int
+    destinations: int
     source_ports: tuple[PortRange, ...] = ()
     destination_ports: tuple[PortRange, ...] = ()
 
@@ -135,6 +144,8 @@ class NetworkSpecification:
     addresses: frozenset[IPv4Address] = frozenset()
     public_addresses: frozenset[IPv4Address] = frozenset()
     hosts: tuple[HostSpecification, ...] = ()
+    address_sets: tuple[AddressSet, ...] = ()
+    """What the rules of filters refer to."""
     filters: tuple[PacketFilter, ...] = ()
     guards: tuple[Guard, ...] = ()
     links: tuple[LinkSpecification, ...] = ()

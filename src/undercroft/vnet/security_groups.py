@@ -6,6 +6,7 @@ Both the group of its subnet and its own stand before an interface. They stand b
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -19,10 +20,12 @@ from undercroft.vnet.security_rules import SecurityRule
 __all__ = [
     "GROUP_TYPE",
     "JOIN",
+    "MOST_IN_NETWORK",
     "POLICIES_WITH_GROUPS",
     "GroupRecord",
     "SecurityGroup",
     "associate",
+    "check_room",
     "check_unused",
     "in_network",
     "members",
@@ -34,6 +37,9 @@ GROUP_TYPE = "microsoft.network/networksecuritygroups"
 JOIN = "Microsoft.Network/networkSecurityGroups/join/action"
 POLICIES_WITH_GROUPS = ("Enabled", "NetworkSecurityGroupEnabled")
 """Values of ``privateEndpointNetworkPolicies`` by which security groups apply to endpoints."""
+MOST_IN_NETWORK = 200_000
+"""Addresses and ports that the rules of all groups of one network name together. Ours: the network is told to the fabric in one message
+(64 MiB; these are some 10 MiB of it) and carried out as one table."""
 
 _members = security_group_associations
 
@@ -54,7 +60,7 @@ class GroupRecord:
 
 def associate(connection: Connection, member_key: str, network_key: str, group: ResourceId | None, region: str) -> None:
     """Make ``group`` the one of this subnet or interface, or leave it without one. The group is in the network's subscription and
-    region, or ``InvalidResourceReference`` says so."""
+    region, or ``InvalidResourceReference`` says so; and the network has room for it (``check_room``)."""
     member_key, network_key = member_key.lower(), network_key.lower()
     connection.execute(delete(_members).where(_members.c.member_key == member_key))
     if group is None:
@@ -71,6 +77,7 @@ def associate(connection: Connection, member_key: str, network_key: str, group: 
             target="properties.networkSecurityGroup.id",
         )
     connection.execute(insert(_members).values(member_key=member_key, group_key=group.key, network_key=network_key))
+    check_room(connection, [network_key])
 
 
 def of_member(connection: Connection, member_key: str) -> GroupRecord | None:
@@ -95,6 +102,19 @@ def in_network(connection: Connection, network_key: str) -> dict[str, GroupRecor
         for row in rows
     }
     return {row.member_key: groups[row.group_key] for row in rows}
+
+
+def check_room(connection: Connection, network_keys: Iterable[str]) -> None:
+    """``Conflict`` for the first of these networks whose groups have more than a network can carry out. A group counts once."""
+    for key in network_keys:
+        groups = {group.key: group.value.rules for group in in_network(connection, key).values()}
+        named = sum(rule.named for rules in groups.values() for rule in rules)
+        if named > MOST_IN_NETWORK:
+            raise Conflict(
+                f"The rules of the {len(groups)} network security groups in {key} would name {named:,} addresses and ports; "
+                f"{MOST_IN_NETWORK:,} are possible in one virtual network. Let subnets share a group, or use tags and larger ranges.",
+                code="SecurityRulesOfNetworkLimitReached",
+            )
 
 
 def members(connection: Connection, group_key: str) -> tuple[str, ...]:

@@ -61,6 +61,13 @@ class SecurityRule(msgspec.Struct, frozen=True):
     def allows(self) -> bool:
         return self.access == "Allow"
 
+    @property
+    def named(self) -> int:
+        """How many addresses and ports it names."""
+        return sum(
+            map(len, (self.source_prefixes, self.source_ports, self.destination_prefixes, self.destination_ports))
+        )
+
 
 def _default(
     name: str, priority: int, direction: str, access: str, source: str, destination: str, why: str
@@ -206,10 +213,7 @@ def check_all(rules: Sequence[SecurityRule]) -> None:
             f"A network security group holds {_MOST_RULES} rules; this one would have {len(rules)}.",
             code="SecurityRulesLimitReached",
         )
-    lists = (
-        rule.source_prefixes + rule.source_ports + rule.destination_prefixes + rule.destination_ports for rule in rules
-    )
-    if sum(len(one) for one in lists) > _MOST_VALUES:
+    if sum(rule.named for rule in rules) > _MOST_VALUES:
         raise Conflict(
             f"The rules of a network security group name {_MOST_VALUES} addresses and ports together at most.",
             code="SecurityRulesLimitReached",

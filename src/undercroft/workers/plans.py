@@ -16,8 +16,10 @@ from sqlalchemy import Connection
 
 from undercroft.config import Settings
 from undercroft.dns.views import AccountNames, PublicNames, RecordChange, RecordSetView, ZoneChange, ZoneLink
+from undercroft.fabric.addresses import AddressSets
 from undercroft.fabric.specification import (
     WIRE_ADDRESS,
+    AddressSet,
     Guard,
     HostSpecification,
     LinkSpecification,
@@ -161,6 +163,7 @@ class NetworkPlan:
         resolvers = self.network.value.resolvers or (WIRE_ADDRESS,)
         public = publicside.public_addresses(settings.public_range, settings.login_reachable)
         on_interface = settings.host_address is not None
+        filters, address_sets = self._filters(settings)
         return NetworkSpecification(
             id=self.key,
             prefixes=self.network.value.prefixes,
@@ -173,15 +176,17 @@ class NetworkPlan:
                 HostSpecification(host.machine_key, host.name, host.address, resolvers, self._filters_of(host))
                 for host in self.hosts
             ),
-            filters=self._filters(settings),
+            address_sets=address_sets,
+            filters=filters,
             guards=self._guards(),
             links=tuple(link(neighbour) for neighbour in self.neighbours),
         )
 
-    def _filters(self, settings: Settings) -> tuple[PacketFilter, ...]:
+    def _filters(self, settings: Settings) -> tuple[tuple[PacketFilter, ...], tuple[AddressSet, ...]]:
         around = Surroundings(reach.prefixes(self.network, self.neighbours), settings.public_range)
         groups = {group.key: group for group in self.groups.values()}
-        return tuple(packet_filter(groups[key], around) for key in sorted(groups))
+        sets = AddressSets()
+        return tuple(packet_filter(groups[key], around, sets) for key in sorted(groups)), sets.values
 
     def _filters_of(self, host: interfaces.Host) -> tuple[str, ...]:
         """Of its subnet and of itself; one and the same group counts once."""

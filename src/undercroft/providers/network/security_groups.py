@@ -145,7 +145,12 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
                 if_match=call.if_match,
                 if_none_match=call.if_none_match,
             )
-            return created, enqueue_networks(parts, connection, security_groups.networks(connection, call.id.key))
+            affected = security_groups.networks(connection, call.id.key)
+            if before is None or sum(rule.named for rule in value.rules) > sum(
+                rule.named for rule in before.body.rules
+            ):
+                security_groups.check_room(connection, affected)
+            return created, enqueue_networks(parts, connection, affected)
 
         created, keys = await parts.database.write(write)
         return await answer(parts, call, keys, status=201 if created else 200, show=lambda c: show(c, _one(c, call)))

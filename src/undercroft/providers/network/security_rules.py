@@ -144,7 +144,10 @@ def routes(parts: Collaborators) -> tuple[Route, ...]:
         check_all(rules)
         body = msgspec.structs.replace(group.body, rules=tuple(rules))
         resources.put(connection, group.id, body, now=parts.clock.now(), if_match=call.if_match)
-        return enqueue_networks(parts, connection, security_groups.networks(connection, group.key))
+        affected = security_groups.networks(connection, group.key)
+        if sum(rule.named for rule in rules) > sum(rule.named for rule in group.body.rules):
+            security_groups.check_room(connection, affected)
+        return enqueue_networks(parts, connection, affected)
 
     async def put(call: Call) -> Reply:
         parts.world.require("security groups")
