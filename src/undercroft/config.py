@@ -64,6 +64,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one VM may ask by UDP (azure-facts section 4); more is asked to come by TCP. 0: no limit."""
     calls_per_second: Annotated[int, msgspec.Meta(ge=0)] = 500
     """Of one principal at ARM, of one registered host at the backup service, of one VM at login. 0: no limit."""
+    connections_per_door: Positive = 256
+    """At one address of an endpoint, or of one service on the public side of a network; more are reset."""
+    connections_per_peer: Positive = 64
+    """Of those, of one address in the network: one VM, or one proxy and all the hosts behind it."""
     login_reachable: bool = True
     """Whether login and management answer on the public side of VNets (the article's access to Microsoft Entra ID)."""
     public_fallback: bool = True

@@ -115,7 +115,8 @@ class Answer:
 class Plane:
     folder: Path
     clock: Clock = field(default_factory=SystemClock)
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits | None = None
+    """None: those of the settings."""
     settings: Settings = field(default_factory=Settings)
     store: Store | None = None
     """A store of the test's own (faulty, memory); the filesystem otherwise."""

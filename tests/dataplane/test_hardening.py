@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from tests.dataplane.plane import PUBLIC, SUFFIXES, Plane, object_name
 from undercroft.clock import ManualClock, SystemClock
@@ -241,6 +242,27 @@ async def test_a_host_that_calls_too_often_waits_and_the_others_do_not(tmp_path:
         assert (await other.call("GET", "fc1", "/v1/container")).status == 200
         clock.advance(timedelta(seconds=1))
         assert (await agent.call("GET", "fc1", "/v1/container")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (Settings(connections_per_peer=2), "too many of one host"),
+        (Settings(connections_per_door=2, connections_per_peer=2), "too many connections"),
+    ],
+)
+async def test_how_many_connections_a_door_takes_is_a_setting(settings: Settings, reason: str, tmp_path: Path) -> None:
+    async with Plane(tmp_path, settings=settings) as plane:
+        host, address = next(iter(plane.private.items()))
+        open_: list[asyncio.StreamWriter] = []
+        for _ in range(2):
+            _, writer = await asyncio.open_connection(address, plane.port, ssl=plane.client_tls, server_hostname=host)
+            open_.append(writer)
+        with structlog.testing.capture_logs() as logged, pytest.raises(OSError):
+            await asyncio.open_connection(address, plane.port, ssl=plane.client_tls, server_hostname=host)
+        assert [line["reason"] for line in logged if line["event"] == "connection reset"] == [reason]
+        for writer in open_:
+            writer.close()
 
 
 async def test_guesses_are_rare_and_the_next_of_an_address_is_not_looked_at(tmp_path: Path) -> None:

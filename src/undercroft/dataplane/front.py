@@ -42,7 +42,7 @@ class Front(Outermost):
         super().__init__(settings, clock)
         self.doors = Doors()
         self._serve = serve
-        self._listener = Listener(context, self.doors, self.handle, clock, limits or Limits())
+        self._listener = Listener(context, self.doors, self.handle, clock, limits or Limits.of(settings))
 
     async def respond(self, exchange: Exchange) -> web.StreamResponse:
         address = exchange.connection.address

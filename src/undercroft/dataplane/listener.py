@@ -23,6 +23,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from undercroft.clock import Clock
+from undercroft.config import Settings
 from undercroft.dataplane.doors import Doors
 from undercroft.dataplane.exchange import Connection
 from undercroft.vnet.doors import Door
@@ -54,6 +55,12 @@ class Limits(msgspec.Struct, frozen=True):
     connections_per_peer: int = 64
     """Of one host at one door, so that it leaves room for the others."""
     read_buffer: int = 1 << 18
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        return cls(
+            connections_per_door=settings.connections_per_door, connections_per_peer=settings.connections_per_peer
+        )
 
 
 class _Server(web.Server):

@@ -42,7 +42,9 @@ class DataPlane:
         self.database = database
         self.doors = Doors()
         self._application = Application(database, store, tokens, settings, clock, keep_vault)
-        self._listener = Listener(context, self.doors, self._application.handle, clock, limits or Limits(), divert)
+        self._listener = Listener(
+            context, self.doors, self._application.handle, clock, limits or Limits.of(settings), divert
+        )
         self._watchers: list[asyncio.Task[None]] = []
 
     async def start(self) -> int:
