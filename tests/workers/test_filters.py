@@ -85,7 +85,7 @@ def test_sets_decide_as_the_prefixes_do(
 def told(rules: int, ranges: int) -> int:
     """The size of the message to the fabric, in bytes."""
     around = Surroundings(
-        tuple(IPv4Network((11 << 24 | number << 9, 24)) for number in range(ranges)), "203.0.113.0/24"
+        tuple(IPv4Network(((11 << 24) + (number << 9), 24)) for number in range(ranges)), "203.0.113.0/24"
     )
     own = tuple(
         SecurityRule(
