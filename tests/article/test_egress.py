@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.deployment import GROUP, Deployment, drivers
+from tests.deployment import GROUP, Deployment, NearDeployment, drivers
 from undercroft.cli.management import connect
 
 pytestmark = [pytest.mark.rootless, pytest.mark.slow, pytest.mark.xdist_group("egress")]
@@ -21,7 +21,7 @@ BACKUP, BLOB, QUEUE, LOGIN_ADDRESS = "203.0.113.10", "203.0.113.11", "203.0.113.
 @pytest.fixture(scope="module", params=drivers())
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("egress")
-    deployment = Deployment(folder / "home", request.param)
+    deployment = NearDeployment(folder / "home", request.param)
     try:
         deployment.start()
         deployment.run("group", "create", GROUP, "-l", "westeurope")

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tests.deployment import GROUP, Deployment, drivers
+from tests.deployment import GROUP, Deployment, NearDeployment, drivers
 from tests.nameservers import NameServer
 from tests.peers import peer
 from undercroft.cli.management import Arm, connect
@@ -42,7 +42,7 @@ WIRE, METADATA = "168.63.129.16", "169.254.169.254"
 @pytest.fixture(scope="module", params=drivers())
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("hub")
-    deployment = Deployment(folder / "home", request.param)
+    deployment = NearDeployment(folder / "home", request.param)
     forwarder = NameServer(deployment, "dns", "dnsmasq", f"server={WIRE}")
     zones = (ZONE, "blob.core.windows.net", "queue.core.windows.net")
     conditional = "\n".join((f"server={PUBLIC_DNS}", *(f"server=/{zone}/{FORWARDER}" for zone in zones)))

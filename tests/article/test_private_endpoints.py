@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.deployment import GROUP, Deployment, drivers
+from tests.deployment import GROUP, Deployment, NearDeployment, drivers
 
 pytestmark = [pytest.mark.rootless, pytest.mark.slow, pytest.mark.xdist_group("article")]
 
@@ -21,7 +21,7 @@ ZONES = (
 @pytest.fixture(scope="module", params=drivers())
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("article")
-    deployment = Deployment(folder / "home", request.param)
+    deployment = NearDeployment(folder / "home", request.param)
     try:
         deployment.start()
         deployment.run("group", "create", GROUP, "-l", "westeurope")

@@ -7,14 +7,18 @@ vault. One deployment per driver; the tests follow each other.
 from __future__ import annotations
 
 import json
+import re
 import textwrap
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deployment import GROUP, Deployment, drivers
+from tests.deployment import GROUP, Answer, Deployment, NearDeployment, drivers
 from undercroft.cli.management import connect
+from undercroft.dataplane.paths import CHANGED_EVERY
 from undercroft.errors import UndercroftError
 
 pytestmark = [pytest.mark.rootless, pytest.mark.slow, pytest.mark.xdist_group("public-access")]
@@ -25,7 +29,7 @@ DENIED = "UserErrorPublicNetworkAccessDenied"
 
 @pytest.fixture(scope="module", params=drivers())
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path_factory.mktemp("doors") / "home", request.param)
+    deployment = NearDeployment(tmp_path_factory.mktemp("doors") / "home", request.param)
     try:
         deployment.start()
         files = deployment.furnished(files=3)
@@ -210,26 +214,38 @@ def containers(site: Deployment) -> tuple[dict[str, dict[str, Any]], str]:
     return found, site.run("vault", "containers", "safe", "-g", GROUP).out
 
 
+def wrong(table: str) -> set[str]:
+    """The legs of ``web01`` that are said to be on the wrong path. Its agent uses no queues; what tests asked there is no matter."""
+    found = re.search(r"\(!\) web01: The last calls of (.+?) came by the public side", table)
+    return set(re.findall(r"\w+", found[1])) if found else set()
+
+
+def noted_backup(site: Deployment, files: Path, *more: str) -> Answer:
+    """A backup whose paths are noted: one that a call took within the last second is not noted again."""
+    time.sleep(CHANGED_EVERY + 0.1)
+    return site.backup(files, *more)
+
+
 def test_a_lost_zone_link_is_hidden_by_allow_and_shown_as_the_wrong_path(site: Deployment) -> None:
     """Pains A7, AllowHidesBrokenPrivatePath: jobs stay green by the public side until the day of Deny."""
     files = site.home.parent / "files"
     allow(site, "Enable")
-    site.backup(files)
+    noted_backup(site, files)
     found, table = containers(site)
     assert [found["web01"][leg]["path"] for leg in ("backup", "blob")] == ["private", "private"]
     assert found["web01"]["backup"]["endpoint"].endswith("/door")
-    assert "(!) web01" not in table
+    assert not {"backup", "blob"} & wrong(table)
     arm = connect(site.home)
     (link,) = arm.list(arm.id(GROUP, "Microsoft.Network", "privateDnsZones", ZONE), "virtualNetworkLinks")
     arm.delete(link["id"])
-    report = site.backup(files, "--json").json
+    report = noted_backup(site, files, "--json").json
     assert report["path"] in ("public", "private and public")
     found, table = containers(site)
     backup = found["web01"]["backup"]
     assert backup["path"] == "public" and backup["fallbacks"] == 1
     assert "privatelink" in backup["lastFallbackReason"] and "NXDOMAIN" in backup["lastFallbackReason"]
     assert found["web01"]["blob"]["path"] == "private"
-    assert "(!) web01" in table and "'door'" in table and "public access is disabled" in table
+    assert "backup" in wrong(table) and "'door'" in table and "public access is disabled" in table
     status = site.inside("web01", "agent", "status").out
     assert "backup: public" in status and "because" in status and "fell back 2 times" in status
     job = json.loads(site.run("vault", "jobs", "safe", "-g", GROUP, "--json").out)[0]
@@ -240,9 +256,9 @@ def test_a_lost_zone_link_is_hidden_by_allow_and_shown_as_the_wrong_path(site: D
     allow(site, "Disable")
     assert DENIED in site.backup(files, expect=1).err
     site.run("dns", "link-create", ZONE, "-g", GROUP, "--vnet-name", "spoke")
-    site.backup(files)
+    noted_backup(site, files)
     found, table = containers(site)
-    assert found["web01"]["backup"]["path"] == "private" and "(!) web01" not in table
+    assert found["web01"]["backup"]["path"] == "private" and not {"backup", "blob"} & wrong(table)
 
 
 @pytest.mark.parametrize("value", ["", "SecuredByPerimeter", "enabled please"])

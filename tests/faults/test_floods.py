@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.deployment import GROUP, Deployment, drivers
+from tests.deployment import GROUP, Deployment, NearDeployment, drivers
 
 pytestmark = [pytest.mark.rootless, pytest.mark.slow, pytest.mark.xdist_group("floods")]
 
@@ -93,7 +93,7 @@ print(done)
 
 @pytest.fixture(scope="module", params=drivers())
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path_factory.mktemp("floods") / "home", request.param)
+    deployment = NearDeployment(tmp_path_factory.mktemp("floods") / "home", request.param)
     try:
         deployment.start()
         deployment.furnished(files=3)

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tests.deployment import GROUP, REGION, Deployment, drivers
+from tests.deployment import GROUP, REGION, NearDeployment, drivers
 from tests.fabric.machine import Outside
 from tests.faults.held import held_backup
 from undercroft.control.client import Request, ask
@@ -67,7 +67,7 @@ class Seen(Outside):
         return self._pid
 
 
-class Damaged(Deployment):
+class Damaged(NearDeployment):
     """A deployment whose networks are entered from outside."""
 
     names: dict[str, str]
