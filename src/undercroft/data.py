@@ -63,10 +63,7 @@ async def _run(home: Home, ready: int | None) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, finished.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # whoever started us decides
-    settings = home.settings()
-    process = DataProcess(
-        lambda divert: _plane(home, settings, divert), lambda: home.fingerprint(settings), listen(home.data_socket)
-    )
+    process = DataProcess(lambda settings, divert: _plane(home, settings, divert), listen(home.data_socket))
     process.start()
     if ready is not None:
         os.write(ready, b"1")

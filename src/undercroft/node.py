@@ -92,7 +92,9 @@ class Node:
         self._fabric = ReconnectingFabric(home.fabric_socket)
         manifests = ManifestWriter(self.database, self._store)
         front = Front(self._at_front, self._context, settings, clock) if settings.login_reachable else None
-        self._data = RemoteData(home.data_socket, lambda: home.fingerprint(settings), front, lambda: self._tasks.wake())
+        self._data = RemoteData(
+            home.data_socket, settings, lambda: home.fingerprint(settings), front, lambda: self._tasks.wake()
+        )
         self._names = RemoteNames(home.names_socket)
         self._provisioner = Provisioner(self.database, clock, settings, self._fabric, self._data, self._names)
         self._tasks = TaskRunner(

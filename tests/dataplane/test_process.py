@@ -52,7 +52,7 @@ class World:
 
     async def begin(self) -> None:
         """A data plane's process."""
-        self.process = DataProcess(self._plane, lambda: self.fingerprint, listen(self.home.data_socket))
+        self.process = DataProcess(self._plane, listen(self.home.data_socket))
         self.process.start()
 
     async def end(self) -> None:
@@ -60,14 +60,14 @@ class World:
             await self.process.close()
             self.process = None
 
-    def _plane(self, divert: Callable[[Door, socket.socket], bool]) -> DataPlane:
+    def _plane(self, settings: Settings, divert: Callable[[Door, socket.socket], bool]) -> DataPlane:
         clock = SystemClock()
         return DataPlane(
             database=self.database,
             store=self.store,
             tokens=Tokens(self.home, "tenant", clock),
             context=self.authority.server_context(),
-            settings=Settings(),
+            settings=settings,
             clock=clock,
             keep_vault=_kept,
             divert=divert,
@@ -75,7 +75,7 @@ class World:
 
     async def node(self) -> RemoteData:
         front = Front(_greet, self.authority.server_context(), Settings(), SystemClock())
-        made = RemoteData(self.home.data_socket, lambda: self.fingerprint, front, self.woken.set)
+        made = RemoteData(self.home.data_socket, Settings(), lambda: self.fingerprint, front, self.woken.set)
         self.nodes.append(made)
         await made.connect(2)
         return made
@@ -218,16 +218,13 @@ async def test_a_task_that_was_left_here_wakes_the_node(world: World) -> None:
     await asyncio.wait_for(world.woken.wait(), 5)
 
 
-async def test_nothing_is_served_before_state_and_keys_are_there_or_with_others_than_the_nodes(world: World) -> None:
+async def test_nothing_is_served_before_state_and_keys_are_there_or_with_others_than_before(world: World) -> None:
     caller = Caller(await connect(world.home.data_socket, 2), "The data plane", decode_answer, lambda: None)
     with pytest.raises(Unavailable, match="not started"):
         await caller.call("Hold", lambda id: encode(Request(id, Hold())))
+    await caller.call("Start", lambda id: encode(Request(id, Start(Settings(), "one"))))
     with pytest.raises(Conflict, match="other settings or keys"):
-        await caller.call("Start", lambda id: encode(Request(id, Start("two"))))
-    assert world.process is not None and world.process.plane is None
-    await caller.call("Start", lambda id: encode(Request(id, Start("one"))))
-    with pytest.raises(Conflict, match="other settings or keys"):
-        await caller.call("Start", lambda id: encode(Request(id, Start("two"))))
+        await caller.call("Start", lambda id: encode(Request(id, Start(Settings(), "two"))))
     caller.close()
 
 

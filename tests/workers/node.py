@@ -160,21 +160,20 @@ async def node(folder: Path, machine: Machine, **settings: Any) -> AsyncIterator
         made = deployment.ensure(database, home, clock)
         store = MemoryStore(clock)
         serving = DataProcess(
-            lambda divert: DataPlane(
+            lambda settings, divert: DataPlane(
                 database=database,
                 store=store,
                 tokens=Tokens(home, made.tenant_id, clock),
                 context=CertificateAuthority(home, chosen.suffixes, clock).server_context(),
-                settings=chosen,
+                settings=settings,
                 clock=clock,
                 keep_vault=ManifestWriter(database, store).write,
                 divert=divert,
             ),
-            lambda: "",
             listen(home.data_socket),
         )
         serving.start()
-        data = RemoteData(home.data_socket, lambda: "", None, lambda: None)
+        data = RemoteData(home.data_socket, chosen, lambda: "", None, lambda: None)
         await data.connect()
         assert serving.plane is not None
         provisioner = Provisioner(database, clock, chosen, fabric, data, names)

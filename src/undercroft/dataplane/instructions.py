@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 import msgspec
 
 from undercroft.channel import Failure, decode_address, encode_address
+from undercroft.config import Settings
 from undercroft.vnet.doors import Door
 
 __all__ = [
@@ -34,9 +35,11 @@ __all__ = [
 class Start(msgspec.Struct, frozen=True, tag=True):
     """State and keys are ready: open them, and make visible what a crash left. → ``Answer.recovered``; 0 if it was started already.
 
-    ``Conflict`` when it was started with other settings or keys: it must be ended, and another started.
+    ``Conflict`` when it was started with another ``fingerprint`` (of settings and keys): it must be ended, and another started. The
+    settings are the node's: the file may have been edited since the node read it.
     """
 
+    settings: Settings
     fingerprint: str
 
 

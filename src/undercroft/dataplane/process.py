@@ -20,6 +20,7 @@ from collections.abc import Callable
 import structlog
 
 from undercroft.calls import CallServer
+from undercroft.config import Settings
 from undercroft.dataplane.front import FRONT
 from undercroft.dataplane.instructions import (
     Answer,
@@ -47,16 +48,15 @@ _log = structlog.get_logger("undercroft.dataplane")
 _WAITING = 64
 """Connections for a node that is away."""
 
-Make = Callable[[Divert], DataPlane]
+Make = Callable[[Settings, Divert], DataPlane]
 """Opens state and keys; called in the running loop, at the first ``Start``."""
 
 
 class DataProcess:
     """Takes calls on ``listener`` from ``start`` on, in the running loop."""
 
-    def __init__(self, make: Make, fingerprint: Callable[[], str], listener: socket.socket) -> None:
+    def __init__(self, make: Make, listener: socket.socket) -> None:
         self._make = make
-        self._fingerprint = fingerprint
         self.plane: DataPlane | None = None
         """Once a node has said ``Start``."""
         self._made_of = ""
@@ -86,7 +86,7 @@ class DataProcess:
     async def carry_out(self, request: Request, descriptors: list[int]) -> tuple[Answer, list[int]]:
         """The answer, and descriptors to send with it. Takes what it wants of ``descriptors``."""
         if isinstance(request.call, Start):
-            return Answer(request.id, recovered=await self._begin(request.call.fingerprint)), []
+            return Answer(request.id, recovered=await self._begin(request.call)), []
         plane = self.plane
         if plane is None:
             raise Unavailable("The data plane was not started yet.")
@@ -115,21 +115,18 @@ class DataProcess:
                     self._drop(network, address)
         return Answer(request.id), []
 
-    async def _begin(self, fingerprint: str) -> int:
+    async def _begin(self, start: Start) -> int:
         if self.plane is not None:
-            if fingerprint != self._made_of:
+            if start.fingerprint != self._made_of:
                 raise Conflict("The data plane was started with other settings or keys.")
             return 0
-        made_of = self._fingerprint()
-        if fingerprint != made_of:
-            raise Conflict("The data plane's process finds other settings or keys than the node does.")
-        plane = self._make(self._divert)
+        plane = self._make(start.settings, self._divert)
         try:
             recovered = await plane.start()
         except BaseException:
             await plane.close()
             raise
-        self._made_of, self.plane = made_of, plane
+        self._made_of, self.plane = start.fingerprint, plane
         loop = asyncio.get_running_loop()
 
         def enqueued() -> None:

@@ -20,6 +20,7 @@ import structlog
 
 from undercroft.calls import Caller, connect
 from undercroft.channel import close_all
+from undercroft.config import Settings
 from undercroft.dataplane.front import FRONT, Front
 from undercroft.dataplane.instructions import (
     Answer,
@@ -52,11 +53,17 @@ class RemoteData:
     """For one event loop: ``connect``, then the others, then ``close``."""
 
     def __init__(
-        self, path: Path, fingerprint: Callable[[], str], front: Front | None, enqueued: Callable[[], None]
+        self,
+        path: Path,
+        settings: Settings,
+        fingerprint: Callable[[], str],
+        front: Front | None,
+        enqueued: Callable[[], None],
     ) -> None:
         """``fingerprint``: of settings and keys, which both processes must share. ``front`` serves the connections by doors of login
         and management; ``enqueued`` is called when the process has left a task."""
         self._path = path
+        self._settings = settings
         self._fingerprint = fingerprint
         self._front = front
         self._enqueued = enqueued
@@ -195,7 +202,7 @@ class RemoteData:
                 with contextlib.suppress(OSError):  # it is gone already
                     self._process = os.pidfd_open(self._caller.pid)
             try:
-                answer, _ = await self._call(Start(self._fingerprint()), seconds=_START_SECONDS)
+                answer, _ = await self._call(Start(self._settings, self._fingerprint()), seconds=_START_SECONDS)
                 return answer.recovered
             except Conflict as error:  # of another time: settings or keys have changed
                 _log.info("data plane replaced", reason=error.message)
@@ -230,10 +237,10 @@ class RemoteData:
                     self._synced = True
                 _log.info("data plane serves again", networks=len(self._doors))
                 return
-            except UndercroftError as error:
-                if error.message != said:
-                    _log.warning("data plane not served", error=error.message)
-                said = error.message
+            except (UndercroftError, OSError) as error:  # OSError: no descriptor for one more
+                if str(error) != said:
+                    _log.warning("data plane not served", error=str(error))
+                said = str(error)
                 self._hang_up(end=isinstance(error, Unavailable))
                 await asyncio.sleep(_PAUSE_SECONDS)
 
