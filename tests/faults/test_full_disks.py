@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import Deployment, drivers
+from tests.deployment import NearDeployment, drivers
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -33,7 +33,7 @@ def mount(*words: str) -> None:
 
 @pytest.mark.parametrize("driver", drivers())
 def test_full_disks(driver: str, tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path / "home", driver)
+    deployment = NearDeployment(tmp_path / "home", driver)
     store, narrow = deployment.home / "store", tmp_path / "narrow"
     with small_disk(store, 40), small_disk(narrow, 4):
         try:
