@@ -32,13 +32,12 @@ from undercroft.errors import UndercroftError  # noqa: E402
 from undercroft.identity import deployment as deployments  # noqa: E402
 from undercroft.identity.authority import CertificateAuthority  # noqa: E402
 from undercroft.identity.tokens import Tokens  # noqa: E402
+from undercroft.priority import give_way  # noqa: E402
 from undercroft.state.database import Database  # noqa: E402
 from undercroft.store.filesystem import FilesystemStore  # noqa: E402
 from undercroft.workers.manifests import ManifestWriter  # noqa: E402
 
 __all__ = ["main"]
-
-_NICE = 5
 
 
 def _plane(home: Home, settings: Settings, divert: Divert) -> DataPlane:
@@ -92,7 +91,7 @@ def main() -> int:
     )
     try:
         raise_descriptor_limit()
-        os.nice(_NICE)
+        give_way()
         asyncio.run(_run(Home(chosen.home), chosen.ready_fd))
     except UndercroftError as error:
         print(f"data: {error.message}", file=sys.stderr)

@@ -15,7 +15,7 @@ from tests.checkout import CHECKOUT
 
 SOURCE = CHECKOUT / "src" / "undercroft"
 
-LEAVES = {"errors", "names", "clock", "trace", "config", "channel", "calls", "capacity", "allowance"}
+LEAVES = {"errors", "names", "clock", "trace", "config", "channel", "calls", "capacity", "allowance", "priority"}
 LEAF_IMPORTS: dict[str, set[str]] = {
     "errors": set(),
     "names": {"errors"},
@@ -26,6 +26,7 @@ LEAF_IMPORTS: dict[str, set[str]] = {
     "capacity": {"errors"},
     "allowance": {"clock", "errors"},
     "trace": set(),
+    "priority": set(),
 }
 MAY_IMPORT: dict[str, set[str]] = {  # + LEAVES for each
     "store": set(),

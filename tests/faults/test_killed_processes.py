@@ -154,6 +154,7 @@ def test_an_agent_killed_half_way_resumes(deployment: Deployment) -> None:
     assert in_vm
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in in_vm} == {min(ours + 5, 19)}, "it gives way to others"
+    assert {os.sched_getscheduler(pid) for pid in in_vm} == {os.SCHED_BATCH}
     for pid in in_vm:
         os.kill(pid, signal.SIGKILL)
     agent.wait(30)

@@ -27,6 +27,7 @@ def test_what_others_talk_to_has_no_capability_and_can_gain_none(deployment: Dep
 def test_bulk_data_gives_way_to_names_and_management(deployment: Deployment) -> None:
     at = {name: os.getpriority(os.PRIO_PROCESS, pid) for name, pid in deployment.pids().items()}
     assert at["data"] > at["node"] == at["dns"]
+    assert os.sched_getscheduler(deployment.pids()["data"]) == os.SCHED_BATCH
 
 
 def test_secrets_are_readable_by_their_owner_only(deployment: Deployment) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from undercroft.errors import InvalidInput, LocalProblem, NotFound
+from undercroft.priority import give_way
 
 if TYPE_CHECKING:
     from undercroft.agent.backup import BackupReport
@@ -29,8 +30,6 @@ __all__ = ["app"]
 
 FAILED, PARTIAL = 1, 3
 SHOWN = 20
-GIVES_WAY = 5
-"""Steps of nice(2): a backup takes what the host leaves, but is not starved."""
 
 app = App(name="agent", help="Back up this host into a vault, and restore. Its state is in UNDERCROFT_AGENT_HOME.")
 
@@ -109,7 +108,7 @@ def backup(
     from undercroft.agent.passphrase import read_passphrase
     from undercroft.agent.sources.files import FilesSource
 
-    os.nice(GIVES_WAY)
+    give_way()
     passphrase = read_passphrase(passphrase_file)
     warn(passphrase.warnings)
     # Only made absolute: a link that is named is what is backed up, not what it points to.
