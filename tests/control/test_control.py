@@ -55,3 +55,21 @@ async def test_a_moment_without_descriptors_does_not_end_it(tmp_path: Path) -> N
         client.settimeout(5)
         assert await asyncio.to_thread(client.recv, 100) == b'{"ok":"status"}\n'
     await server.close()
+
+
+async def test_a_node_that_dies_while_it_is_asked_is_said_to_have_ended(tmp_path: Path) -> None:
+    """Killed with the request unread, the kernel resets the connection; with it read, there is an end of file."""
+    for reads in (0, 100):
+        path = tmp_path / f"control-{reads}.sock"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(path))
+            listener.listen(1)
+            asking = asyncio.create_task(asyncio.to_thread(ask, path, Request("status")))
+            connected, _ = await asyncio.to_thread(listener.accept)
+            await asyncio.sleep(0.1)
+            if reads:
+                connected.recv(reads)
+            connected.close()
+            with pytest.raises(UndercroftError, match="ask again") as caught:
+                await asking
+            assert caught.value.code == "NodeEnded"

@@ -213,7 +213,7 @@ def configuration(deployment: Deployment) -> object:
 
 
 def running(deployment: Deployment) -> dict[str, int]:
-    answer = deployment.run("status", "--json", expect=(0, 1, 3))  # 1: it ended while it was asked
+    answer = deployment.run("status", "--json", expect=(0, 3))
     return dict(answer.json.get("processes", {})) if answer.status == 0 else {}
 
 

@@ -17,8 +17,11 @@ __all__ = ["Request", "ask", "short"]
 _KINDS: dict[str, type[UndercroftError]] = {name: getattr(errors, name) for name in errors.__all__}
 
 
+_ENDED = "The node ended while it was working on this. It is started again by itself; ask again."
+
+
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """``verb``: status, stop, reconcile, probe or execute; the rest is for execute."""
+    """``verb``: status, reconcile or execute; the rest is for execute."""
 
     verb: str
     vm: str | None = None
@@ -41,23 +44,30 @@ def ask(path: Path, request: Request, descriptors: tuple[int, ...] = ()) -> Any:
             ) from error
         except PermissionError as error:
             raise LocalProblem(f"No right to use {path}: it belongs to another user.", code="NotYours") from error
-        text = msgspec.json.encode(request) + b"\n"
-        if descriptors:
-            socket.send_fds(connection, [text[:1]], list(descriptors))
-            text = text[1:]
-        connection.sendall(text)
-        received = b""
-        while not received.endswith(b"\n"):
-            piece = connection.recv(65536)
-            if not piece:
-                raise Unavailable("The node ended while it was working on this.", code="NodeEnded")
-            received += piece
+        try:
+            received = _exchange(connection, msgspec.json.encode(request) + b"\n", descriptors)
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise Unavailable(_ENDED, code="NodeEnded") from error
     answer = msgspec.json.decode(received)
     if "error" in answer:
         raise _KINDS.get(answer["error"]["kind"], UndercroftError)(
             answer["error"]["message"], code=answer["error"]["code"]
         )
     return answer.get("ok")
+
+
+def _exchange(connection: socket.socket, text: bytes, descriptors: tuple[int, ...]) -> bytes:
+    if descriptors:
+        socket.send_fds(connection, [text[:1]], list(descriptors))
+        text = text[1:]
+    connection.sendall(text)
+    received = b""
+    while not received.endswith(b"\n"):
+        piece = connection.recv(65536)
+        if not piece:
+            raise Unavailable(_ENDED, code="NodeEnded")
+        received += piece
+    return received
 
 
 def short(path: Path) -> str:
