@@ -58,7 +58,7 @@ class Site:
         self.private = True
         self.login: Login | None = None
 
-    async def front(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def front(self, request: web.BaseRequest, _address: str) -> web.StreamResponse:
         if self.login is None:
             self.login = Login(self.plane.database, self.plane.tokens, Audiences.of(SUFFIXES), CLOCK)
         segments = tuple(part for part in request.path.split("/") if part)

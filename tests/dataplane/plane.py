@@ -28,7 +28,7 @@ from sqlalchemy import delete, insert, select, update
 
 from undercroft.clock import Clock, SystemClock, timestamp
 from undercroft.config import Home, Settings
-from undercroft.dataplane.front import FRONT, Front
+from undercroft.dataplane.front import FRONT, Front, Serve
 from undercroft.dataplane.listener import Limits
 from undercroft.dataplane.server import DataPlane
 from undercroft.identity import principals
@@ -120,7 +120,7 @@ class Plane:
     settings: Settings = field(default_factory=Settings)
     store: Store | None = None
     """A store of the test's own (faulty, memory); the filesystem otherwise."""
-    front: Any = None
+    front: Serve | None = None
     private: dict[str, str] = field(default_factory=dict)
     """Name to private address; accounts are added by ``ready``."""
     port: int = 0
