@@ -18,7 +18,7 @@ from undercroft.calls import Caller, connect, listen
 from undercroft.clock import SystemClock
 from undercroft.config import Home, Settings
 from undercroft.dataplane.front import Front
-from undercroft.dataplane.instructions import Answer, Hold, Request, Serve, Start, decode_answer, encode
+from undercroft.dataplane.instructions import Answer, Hold, Request, Serve, SetDoors, Start, Stop, decode_answer, encode
 from undercroft.dataplane.process import DataProcess
 from undercroft.dataplane.remote import RemoteData
 from undercroft.dataplane.server import DataPlane
@@ -168,6 +168,27 @@ async def test_a_connection_outlives_the_node_and_ends_with_its_door(world: Worl
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         await asyncio.wait_for(answered(), 5)
     writer.close()
+
+
+async def test_a_door_that_is_gone_has_reset_its_connections_when_that_is_answered(world: World) -> None:
+    """Who hears the answer takes the address away next, and a reset has no way out then."""
+    _, port = await world.serving()
+    assert world.process is not None and world.process.plane is not None
+    context = ssl.create_default_context(cadata=world.authority.pem.decode())
+    for call in (SetDoors(NETWORK, ((LOGIN, DOORS[LOGIN]),)), Stop(NETWORK)):
+        world.process.plane.doors.set_network(NETWORK, DOORS)
+        link = socket.create_connection((str(BACKUP), port))
+        opening = asyncio.to_thread(context.wrap_socket, link, server_hostname=backup_name())
+        with await asyncio.wait_for(opening, 10) as secured:
+            secured.setblocking(False)
+            await until(lambda: world.process.plane.doors.total() == 1)
+            await world.process.carry_out(Request(1, call), [])
+            heard = "nothing"
+            try:
+                heard = repr(secured.recv(1))
+            except OSError as error:
+                heard = type(error).__name__
+            assert heard in ("b''", "ConnectionResetError"), call  # an end, however the TLS library calls it
 
 
 async def test_the_next_node_has_the_sockets_and_lets_go_of_what_is_not_wanted(world: World) -> None:

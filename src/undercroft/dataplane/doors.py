@@ -7,13 +7,14 @@ measured, fabric notes section 2; so the service must end them itself.)
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
 from undercroft.vnet.doors import Door
 
-__all__ = ["Doors"]
+__all__ = ["Doors", "closed"]
 
 Cut = Callable[[], None]
 
@@ -63,3 +64,12 @@ class Doors:
     def _cut(self, door: Door) -> None:
         for cut in self._open.pop(door, {}).values():
             cut()
+
+
+async def closed() -> None:
+    """Return when the sockets of what was cut are closed: an aborted transport closes its socket in the loop's next turns.
+
+    Only then may an address be taken away: a reset that is sent later finds no way out, and its peer would wait for minutes.
+    """
+    for _ in range(10):
+        await asyncio.sleep(0)

@@ -24,7 +24,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from undercroft.clock import Clock
 from undercroft.config import Settings
-from undercroft.dataplane.doors import Doors
+from undercroft.dataplane.doors import Doors, closed
 from undercroft.dataplane.exchange import Connection
 from undercroft.vnet.doors import Door
 
@@ -180,8 +180,7 @@ class Listener:
             connection.cut()
         if self._context.sni_callback == self._remember_name:
             self._context.sni_callback = self._inner_sni
-        for _ in range(10):  # an aborted transport closes its socket in the loop's next rounds
-            await asyncio.sleep(0)
+        await closed()
 
     # --- accepting -----------------------------------------------------------------------------------------------
 

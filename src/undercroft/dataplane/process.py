@@ -21,6 +21,7 @@ import structlog
 
 from undercroft.calls import CallServer
 from undercroft.config import Settings
+from undercroft.dataplane.doors import closed
 from undercroft.dataplane.front import FRONT
 from undercroft.dataplane.instructions import (
     Answer,
@@ -106,10 +107,12 @@ class DataProcess:
                 self._drop(network, address)
             case SetDoors(network, doors):
                 plane.doors.set_network(network, dict(doors))
+                await closed()
                 self._networks.add(network)
                 self._pass_waiting(network)
             case Stop(network):
                 await plane.stop(network)
+                await closed()
                 self._networks.discard(network)
                 for _, address in [place for place in self._sockets if place[0] == network]:
                     self._drop(network, address)

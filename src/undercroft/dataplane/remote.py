@@ -21,6 +21,7 @@ import structlog
 from undercroft.calls import Caller, connect
 from undercroft.channel import close_all
 from undercroft.config import Settings
+from undercroft.dataplane.doors import closed
 from undercroft.dataplane.front import FRONT, Front
 from undercroft.dataplane.instructions import (
     Answer,
@@ -127,6 +128,7 @@ class RemoteData:
                 at_front = {address: door for address, door in mapping.items() if door.service in FRONT}
                 self._front.doors.set_network(network, at_front)
             await self._tell(SetDoors(network, tuple(mapping.items())))
+            await closed()
 
     async def serve(self, network: str, sock: socket.socket) -> None:
         """Accept on a listening socket of that network; it is ours from now on. One for each address, or one for all."""
@@ -164,6 +166,7 @@ class RemoteData:
             if self._front is not None:
                 self._front.doors.remove_network(network)
             await self._tell(Stop(network))
+            await closed()
 
     def _let_go(self, network: str, address: str) -> None:
         held = self._held.pop((network, address), None)
