@@ -25,13 +25,25 @@ import msgspec
 from undercroft import errors
 from undercroft.capacity import scarce
 
-__all__ = ["Arrivals", "Channel", "Failure", "close_all", "decode_address", "encode_address", "peer", "reachable"]
+__all__ = [
+    "Arrivals",
+    "Channel",
+    "Failure",
+    "close_all",
+    "decode_address",
+    "encode_address",
+    "namespace_of",
+    "peer",
+    "reachable",
+]
 
 _HEADER = struct.Struct("!IB")
 _LARGEST = 64 << 20
 _DESCRIPTORS = 16
 _READ = 1 << 16
 _PAUSE_SECONDS = 0.2
+_SO_NETNS_COOKIE = 71
+"""asm-generic/socket.h, since Linux 5.14."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -72,6 +84,14 @@ def peer(connected: socket.socket) -> tuple[int, int]:
     raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     process, user, _ = struct.unpack("3i", raw)
     return process, user
+
+
+def namespace_of(sock: socket.socket) -> int:
+    """The cookie of the network namespace that a socket is in; 0 where the kernel does not say."""
+    try:
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    except OSError:
+        return 0
 
 
 @contextmanager

@@ -19,8 +19,6 @@ from pathlib import Path
 # Only structlog's console output would want it, and it is a quarter of a small process's memory.
 sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
 
-import structlog  # noqa: E402
-
 from undercroft.calls import listen  # noqa: E402
 from undercroft.capacity import raise_descriptor_limit  # noqa: E402
 from undercroft.clock import SystemClock  # noqa: E402
@@ -32,6 +30,7 @@ from undercroft.errors import UndercroftError  # noqa: E402
 from undercroft.identity import deployment as deployments  # noqa: E402
 from undercroft.identity.authority import CertificateAuthority  # noqa: E402
 from undercroft.identity.tokens import Tokens  # noqa: E402
+from undercroft.logs import configure_logs  # noqa: E402
 from undercroft.priority import give_way  # noqa: E402
 from undercroft.state.database import Database  # noqa: E402
 from undercroft.store.filesystem import FilesystemStore  # noqa: E402
@@ -79,16 +78,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--ready-fd", type=int)
     chosen = parser.parse_args()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )
+    configure_logs()
     try:
         raise_descriptor_limit()
         give_way()

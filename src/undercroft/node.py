@@ -45,6 +45,7 @@ from undercroft.identity.graph import Graph
 from undercroft.identity.login import Login
 from undercroft.identity.metadata import Metadata
 from undercroft.identity.tokens import Tokens
+from undercroft.logs import configure_logs
 from undercroft.names import ResourceId
 from undercroft.providers import authorization, compute, fabric, network, recovery_services, resources
 from undercroft.providers.collaborators import Collaborators
@@ -336,16 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--go-fd", type=int, help="a byte is read from it before the fabric is asked for anything")
     chosen = parser.parse_args(arguments)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )
+    configure_logs()
     raise_descriptor_limit()
     try:
         asyncio.run(_run(Home(chosen.home), chosen.port, chosen.ready_fd, chosen.go_fd))

@@ -15,7 +15,19 @@ from tests.checkout import CHECKOUT
 
 SOURCE = CHECKOUT / "src" / "undercroft"
 
-LEAVES = {"errors", "names", "clock", "trace", "config", "channel", "calls", "capacity", "allowance", "priority"}
+LEAVES = {
+    "errors",
+    "names",
+    "clock",
+    "trace",
+    "config",
+    "channel",
+    "calls",
+    "capacity",
+    "allowance",
+    "priority",
+    "logs",
+}
 LEAF_IMPORTS: dict[str, set[str]] = {
     "errors": set(),
     "names": {"errors"},
@@ -27,6 +39,7 @@ LEAF_IMPORTS: dict[str, set[str]] = {
     "allowance": {"clock", "errors"},
     "trace": set(),
     "priority": set(),
+    "logs": set(),
 }
 MAY_IMPORT: dict[str, set[str]] = {  # + LEAVES for each
     "store": set(),

@@ -184,14 +184,6 @@ class Listener:
 
     # --- accepting -----------------------------------------------------------------------------------------------
 
-    def deaf(self, network: str) -> frozenset[str]:
-        """The addresses on which the network's socket does not listen any more: somebody shut it (``ss -K`` does)."""
-        return frozenset(
-            address
-            for address, (sock, task) in self._loops.get(network, {}).items()
-            if task.done() or not _listens(sock)
-        )
-
     async def release(self, network: str, address: str) -> None:
         """Close that listening socket; connections go on. Unknown is fine."""
         served = self._loops.get(network, {})
@@ -315,10 +307,6 @@ class Listener:
                 if connection.waiting_since is not None and connection.waiting_since < oldest:
                     log.info("connection cut", reason="stalled", door=connection.door.path, peer=connection.peer)
                     connection.cut()
-
-
-def _listens(sock: socket.socket) -> bool:
-    return sock.fileno() >= 0 and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def reset(accepted: socket.socket) -> None:

@@ -17,8 +17,6 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-import structlog
-
 from undercroft.calls import CallServer
 from undercroft.config import Settings
 from undercroft.dataplane.doors import closed
@@ -45,7 +43,6 @@ from undercroft.vnet.doors import Door
 
 __all__ = ["DataProcess", "Make"]
 
-_log = structlog.get_logger("undercroft.dataplane")
 _WAITING = 64
 """Connections for a node that is away."""
 

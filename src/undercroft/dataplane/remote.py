@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from undercroft.calls import Caller, connect
-from undercroft.channel import close_all
+from undercroft.channel import close_all, namespace_of
 from undercroft.config import Settings
 from undercroft.dataplane.doors import closed
 from undercroft.dataplane.front import FRONT, Front
@@ -43,8 +43,6 @@ from undercroft.vnet.doors import Door
 __all__ = ["RemoteData"]
 
 _log = structlog.get_logger("undercroft.dataplane")
-_SO_NETNS_COOKIE = 71
-"""asm-generic/socket.h, since Linux 5.14: which network namespace a socket is in."""
 _START_SECONDS = 300.0
 """It reads the commit object of every backup that was open."""
 _PAUSE_SECONDS = 0.5
@@ -143,7 +141,7 @@ class RemoteData:
         if namespace == 0:
             return frozenset()
         of_network = ((address, sock) for (there, address), sock in self._held.items() if there == network)
-        return frozenset(address for address, sock in of_network if _namespace(sock) == namespace)
+        return frozenset(address for address, sock in of_network if namespace_of(sock) == namespace)
 
     def deaf(self, network: str) -> frozenset[str]:
         """The addresses on which the network was listened for and is not any more: our copy is the same socket as the process's."""
@@ -284,11 +282,3 @@ class RemoteData:
 
 def _listens(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-
-
-def _namespace(sock: socket.socket) -> int | None:
-    """None where the kernel does not say."""
-    try:
-        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
-    except OSError:
-        return None

@@ -59,10 +59,6 @@ class DataPlane:
         """Accept on a listening socket of that network; it is ours from now on. One for each address, or one for all."""
         await self._listener.serve(network, sock)
 
-    def deaf(self, network: str) -> frozenset[str]:
-        """The addresses on which the network was listened for and is not any more."""
-        return self._listener.deaf(network)
-
     async def release(self, network: str, address: str) -> None:
         """Stop listening on one address; connections go on."""
         await self._listener.release(network, address)

@@ -19,11 +19,10 @@ from undercroft.errors import UndercroftError
 # Only structlog's console output would want it, and it is a quarter of this process's memory.
 sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
 
-import structlog  # noqa: E402
-
 from undercroft.capacity import raise_descriptor_limit  # noqa: E402
 from undercroft.dns.process import run  # noqa: E402
 from undercroft.dns.server import NameServer  # noqa: E402
+from undercroft.logs import configure_logs  # noqa: E402
 
 
 def main() -> int:
@@ -32,16 +31,7 @@ def main() -> int:
     parser.add_argument("--ready-fd", type=int)
     chosen = parser.parse_args()
     home = Home(chosen.home)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )
+    configure_logs()
 
     def ready() -> None:
         if chosen.ready_fd is not None:

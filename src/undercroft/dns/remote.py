@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from undercroft.calls import Caller, connect
-from undercroft.channel import close_all
+from undercroft.channel import close_all, namespace_of
 from undercroft.dns.messages import (
     Answer,
     Call,
@@ -38,8 +38,6 @@ from undercroft.errors import NamesUnavailable
 
 __all__ = ["RemoteNames"]
 
-_SO_NETNS_COOKIE = 71
-"""asm-generic/socket.h, since Linux 5.14: which network namespace a socket is in."""
 _PART_CHARACTERS = 8 << 20
 """Of record sets in one call. A zone may hold ten times more than a frame does."""
 
@@ -106,7 +104,7 @@ class RemoteNames:
     def serves(self, network: str, namespace: int) -> bool:
         """Whether the sockets that the network is served by are in the namespace with this cookie (0: unknown)."""
         held = self._held.get(network)
-        return held is not None and namespace != 0 and namespace == _namespace(held[0])
+        return held is not None and namespace != 0 and namespace == namespace_of(held[0])
 
     def deaf(self, network: str) -> bool:
         """Whether the network's TCP socket listens no more: our copy is the same socket as the process's."""
@@ -211,11 +209,3 @@ def _parts(change: ZoneChange) -> Iterator[ZoneChange]:
 
 def _length(change: RecordChange) -> int:
     return len(change.name) + sum(map(len, change.records.values if change.records is not None else ()))
-
-
-def _namespace(sock: socket.socket) -> int | None:
-    """None where the kernel does not say."""
-    try:
-        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
-    except OSError:
-        return None

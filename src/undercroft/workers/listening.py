@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address
 from typing import Protocol
 
+from undercroft.channel import namespace_of
 from undercroft.config import Settings
 from undercroft.fabric.specification import Fabric, NetworkSpecification, Transport
 from undercroft.vnet.doors import Door
@@ -23,7 +24,6 @@ from undercroft.workers.publishing import Names
 __all__ = ["Listener", "Listening", "NameService"]
 
 _EVERY = IPv4Address(0)
-_SO_NETNS_COOKIE = 71
 
 
 class Listener(Protocol):
@@ -112,7 +112,7 @@ class Listening:
                 taken.add(address)
                 continue
             sock = await self._fabric.listen(key, None if address == _EVERY else address, 443, Transport.TCP)
-            self._cookies[key] = _namespace(sock)
+            self._cookies[key] = namespace_of(sock)
             await self._listener.serve(key, sock)
             taken.add(address)
         return [f"listener on {_place(address)}:443" for address in sorted(deaf & places)]
@@ -132,7 +132,7 @@ class Listening:
             except BaseException:
                 udp.close()
                 raise
-            self._cookies[key] = _namespace(udp)
+            self._cookies[key] = namespace_of(udp)
             await self._names.serve(key, udp, tcp)
         self._named.add(key)
         return [f"name server's listener on {address}:53"] if deaf else []
@@ -179,11 +179,3 @@ class Listening:
 
 def _place(address: IPv4Address) -> str:
     return "*" if address == _EVERY else str(address)
-
-
-def _namespace(sock: socket.socket) -> int:
-    """0 where the kernel does not say (before Linux 5.14)."""
-    try:
-        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
-    except OSError:
-        return 0
